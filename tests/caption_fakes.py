@@ -92,11 +92,23 @@ def caption_source(backbone: Backbone, names: Sequence[str]) -> PromptSource:
 def padded_logits(
     model: Any, rows: Sequence[Encoded], names: Sequence[str], context: Tensor, pattern: str, suffix: str = "."
 ) -> Tensor:
-    """Scores [B, C] as published code has them: each caption padded to the model's context, vectors put in by place.
+    """Scores [B, C] as published code has them; see `texts_of`."""
+    both = images_of(model, rows), texts_of(model, names, context, pattern, suffix)
+    unit = [torch.nn.functional.normalize(side, dim=-1) for side in both]
+    return model.logit_scale.exp() * unit[0] @ unit[1].T
+
+
+def images_of(model: Any, rows: Sequence[Encoded]) -> Tensor:
+    """Images in the common space, [B, E], by the library."""
+    pixels = torch.stack([row.input[0].load() for row in rows]).to(model.dtype)
+    return model.get_image_features(pixels).pooler_output
+
+
+def texts_of(model: Any, names: Sequence[str], context: Tensor, pattern: str, suffix: str = ".") -> Tensor:
+    """Captions [C, E] as published code has them: each padded to the model's context, vectors put in by place.
 
     Args:
         model: transformers' model.
-        rows: of images.
         names: the labels' words.
         context: the vectors, [P, d] or [C, P, d].
         pattern: of a caption; each x in it is one vector, and {} the label's words.
@@ -115,13 +127,9 @@ def padded_logits(
 
     hook = model.text_model.embeddings.token_embedding.register_forward_hook(put_in)
     try:
-        texts_CE = model.get_text_features(input_ids=ids).pooler_output
+        return model.get_text_features(input_ids=ids).pooler_output
     finally:
         hook.remove()
-    pixels = torch.stack([row.input[0].load() for row in rows]).to(model.dtype)
-    images_BE = model.get_image_features(pixels).pooler_output
-    unit = [torch.nn.functional.normalize(side, dim=-1) for side in (images_BE, texts_CE)]
-    return model.logit_scale.exp() * unit[0] @ unit[1].T
 
 
 def save_clip(folder: Path, processor: dict[str, Any]) -> None:

@@ -77,11 +77,11 @@ def families_text() -> str:
         for name, family in sorted(FAMILIES.items(), key=lambda item: (KINDS.index(item[1].kind), item[0]))
     ]
     note = (
-        "In decoders every method of texts works at each of its places. `coop`, `kgcoop` and `maple` stand among the "
-        "labels' words in CLIP's tower of texts ([images.md](images.md)); any other model refuses them. In "
-        "encoder-decoders `before`, `slots` and `memory` are in the encoder; `after` is in the decoder, whose prompt "
-        "leaves the encoder's output as it is, so that it is kept. Encoders answer label tasks: one-token words at a "
-        "mask, or label vectors (`prompt.labels`). In every cell of the grid, family by family, "
+        "In decoders every method of texts works at each of its places. `coop`, `kgcoop`, `maple` and `promptsrc` "
+        "stand among the labels' words in CLIP's tower of texts ([images.md](images.md)); any other model refuses "
+        "them. In encoder-decoders `before`, `slots` and `memory` are in the encoder; `after` is in the decoder, "
+        "whose prompt leaves the encoder's output as it is, so that it is kept. Encoders answer label tasks: one- "
+        "token words at a mask, or label vectors (`prompt.labels`). In every cell of the grid, family by family, "
         "`tests/contract/test_grid.py` holds loss and gradients to the untouched model's, with and without kept "
         "inputs, or the refusal to an error with a fix; the other laws hold in a sample of the cells. "
         "`test_vision.py`, `test_captions.py`, `test_vlm.py` and `test_sound.py` beside it hold the laws for images "

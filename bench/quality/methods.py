@@ -92,7 +92,7 @@ PLAN = (
 ELSEWHERE = {
     "pruned": "bench/quality/starts.py --study pruned",
     "cartridge": "bench/quality/cartridge.py",
-    **dict.fromkeys(("coop", "kgcoop", "maple"), "bench/vision/captions.py"),
+    **dict.fromkeys(("coop", "kgcoop", "maple", "promptsrc"), "bench/vision/captions.py"),
 }
 """Methods that begin with something else than a task's rows, or are for other models, and what measures them."""
 

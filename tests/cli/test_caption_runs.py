@@ -64,12 +64,14 @@ def test_from_folders_to_answers(task, pictures, overture, method):
 
 
 def test_beside_the_probe_and_captions_written_by_hand(task, overture):
-    ways = ("--way", "coop-before", "--way", "maple-memory", "--way", "linear", "--way", "no-prompt", "--way", "text")
-    settings = ("--set-way", "text:options.text=a {} in a picture", "--set-way", "maple-memory:prompt.options.depth=2")
+    ways = ("coop-before", "maple-memory", "promptsrc-memory", "linear", "no-prompt", "text")
+    settings = ["--set-way", "text:options.text=a {} in a picture"]
+    for method in ("maple", "promptsrc"):
+        settings += ["--set-way", f"{method}-memory:prompt.options.depth=2"]
     options = ("--size", 4, "--seeds", 1, "--default-rates", "--min-steps", 2, "--json")
-    done = overture("compare", task, *ways, *settings, *options)
+    done = overture("compare", task, *(part for way in ways for part in ("--way", way)), *settings, *options)
     assert done.code == 0, done.err
-    assert set(done.json["ways"]) == {"coop-before", "maple-memory", "linear", "no-prompt", "text"}
+    assert set(done.json["ways"]) == set(ways)
 
 
 @pytest.mark.parametrize(

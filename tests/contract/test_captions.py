@@ -1,5 +1,8 @@
 """The laws for prompts among labels' words, against published code: every caption padded to the model's context."""
 
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -14,8 +17,10 @@ from caption_fakes import (
     caption_rows,
     caption_source,
     clip_reference_of,
+    images_of,
     labels_of,
     padded_logits,
+    texts_of,
 )
 from fakes import backbone_of, source_of
 from overture.core.contracts import LabelScores, Losses
@@ -40,7 +45,9 @@ CASES = [
     ("coop", "before", {"per_label": True}),
     ("kgcoop", "before", {}),
     ("maple", "memory", {"depth": 2}),
+    ("promptsrc", "memory", {"depth": 2, "text_weight": 2.0}),
 ]
+PLACES = {"maple": "memory", "promptsrc": "memory"}
 PATTERNS = {"before": "x x x {}", "around": "x x {} x", "after": "{} x x x"}
 
 
@@ -149,16 +156,72 @@ def test_deep_prompts_of_both_towers_are_published_ones():
     backbone, reference, names = caption_backbone_of(), clip_reference_of(), NAMES[:5]
     rows, prompt = caption_rows(backbone, names, 3), prompt_of("maple", "memory", {"depth": 2}, backbone)
     ours = torch.stack(PromptedModel(backbone, prompt).ask(rows, LabelScores()))
-    with torch.no_grad():
-        hooks = [_replaced(reference.text_model.encoder.layers[1], prompt.deep[0])]
-        layers = torch.cat([prompt.values[None], prompt.deep])
-        for number, layer in enumerate(reference.vision_model.encoder.layers):
-            vectors_PD = layers[min(number, 1)] @ prompt.maps[number].T + prompt.shifts[number]
-            hooks += _inserted(layer, vectors_PD)
+    layers = torch.cat([prompt.values[None], prompt.deep])
+    images_NPD = torch.stack(
+        [
+            layers[min(number, 1)] @ weight.T + shift
+            for number, (weight, shift) in enumerate(zip(prompt.maps, prompt.shifts, strict=True))
+        ]
+    )
+    with torch.no_grad(), _both_towers(reference, prompt.deep[0], images_NPD):
         theirs = padded_logits(reference, rows, names, prompt.values, "x x x {}").log_softmax(1)
-        for hook in hooks:
-            hook.remove()
     torch.testing.assert_close(ours, theirs, **CLOSE)
+
+
+def test_what_holds_prompts_near_the_frozen_model_is_published():
+    """PromptSRC's own code: its four terms, each a mean over the batch, which are our rows' mean."""
+    backbone, reference, names = caption_backbone_of(), clip_reference_of(), NAMES[:5]
+    captions, weights = ("a {}.", "no {}", "{} of a, b"), {"text_weight": 3.0, "image_weight": 2.0}
+    options = {"depth": 2, "captions": captions, **weights}
+    rows, prompt = caption_rows(backbone, names, 4), prompt_of("promptsrc", "memory", options, backbone)
+    none = torch.zeros(0, 16, dtype=torch.float64)
+    with torch.no_grad():
+        frozen_CE = torch.stack([texts_of(reference, names, none, caption, "") for caption in captions]).mean(0)
+        frozen_BE, scale = images_of(reference, rows), reference.logit_scale.exp()
+        with _both_towers(reference, prompt.deep[0], prompt.images):
+            texts_CE, images_BE = texts_of(reference, names, prompt.values, "x x x {}"), images_of(reference, rows)
+        frozen_CE, frozen_BE, texts_CE, images_BE = [
+            torch.nn.functional.normalize(side, dim=-1) for side in (frozen_CE, frozen_BE, texts_CE, images_BE)
+        ]
+        logits, frozen_logits = [scale * a @ b.T for a, b in ((images_BE, texts_CE), (frozen_BE, frozen_CE))]
+        gold = torch.tensor([row.label for row in rows])
+        plain = torch.nn.functional.cross_entropy(logits, gold)
+        divergence = torch.nn.functional.kl_div(
+            logits.log_softmax(1), frozen_logits.log_softmax(1), reduction="sum", log_target=True
+        )
+        terms = [
+            weights["text_weight"] * torch.nn.functional.l1_loss(texts_CE, frozen_CE),
+            weights["image_weight"] * torch.nn.functional.l1_loss(images_BE, frozen_BE),
+            divergence / logits.numel(),
+        ]
+    assert all(term > 1e-3 for term in terms)
+    model = PromptedModel(backbone, prompt)
+    torch.testing.assert_close(torch.stack(model.ask(rows, Losses())).mean(), plain + sum(terms), **CLOSE)
+    unheld = torch.stack(model.ask(rows, Losses(with_vector_targets=False))).mean()
+    torch.testing.assert_close(unheld, plain, **CLOSE)
+
+
+def test_the_mean_over_epochs_is_the_published_one():
+    """PromptSRC's own code: a normal density at each epoch's number, divided by the sum."""
+    num_epochs, mean, std = 20, 15, 1
+    averaging = prompt_of("promptsrc", "memory", {"depth": 2}, caption_backbone_of()).averaging()
+    densities = torch.tensor([math.exp(-0.5 * ((n - mean) / std) ** 2) for n in range(1, num_epochs + 1)])
+    values, kept = torch.randn(num_epochs, 3), torch.zeros(3)
+    for epoch, value in enumerate(values, 1):
+        kept = kept.lerp(value, averaging.share(epoch, num_epochs))
+    torch.testing.assert_close(kept, (densities[:, None] / densities.sum() * values).sum(0))
+    assert prompt_of("maple", "memory", {"depth": 2}, caption_backbone_of()).averaging() is None
+
+
+@contextmanager
+def _both_towers(reference: Any, text_PD: Tensor, images_NPD: Tensor) -> Iterator[None]:
+    """Vectors put into the texts' second layer, and into each layer of the images and cut off again."""
+    hooks = [_replaced(reference.text_model.encoder.layers[1], text_PD)]
+    for layer, vectors_PD in zip(reference.vision_model.encoder.layers, images_NPD, strict=True):
+        hooks += _inserted(layer, vectors_PD)
+    yield
+    for hook in hooks:
+        hook.remove()
 
 
 def _replaced(layer: Any, vectors_PD: Tensor) -> Any:
@@ -223,18 +286,18 @@ def test_the_distance_from_written_captions_is_a_term_of_the_loss_and_of_no_scor
         ("kgcoop", {}, 3 * 16),
         ("kgcoop", {"per_label": True}, 5 * 3 * 16),
         ("maple", {"depth": 2}, 2 * 3 * 16 + 3 * (16 + 1) * 32),
+        ("promptsrc", {"depth": 2}, 2 * 3 * 16 + 3 * 3 * 32),
     ],
     ids=str,
 )
 def test_the_formulas_count_the_trained_values(method, options, number):
-    prompt = prompt_of(method, "memory" if method == "maple" else "before", options, caption_backbone_of())
+    prompt = prompt_of(method, PLACES.get(method, "before"), options, caption_backbone_of())
     assert sum(value.numel() for value in prompt.trainable().values()) == number
 
 
-@pytest.mark.parametrize("method", ["coop", "kgcoop", "maple"])
+@pytest.mark.parametrize("method", ["coop", "kgcoop", "maple", "promptsrc"])
 def test_models_that_compare_nothing_refuse_them(method):
-    place = "memory" if method == "maple" else "before"
-    config = PromptConfig(method=method, place=place, length=3)
+    config = PromptConfig(method=method, place=PLACES.get(method, "before"), length=3)
     for backbone in (backbone_of("llama"), vision_backbone_of("vit")):
         with pytest.raises(ConfigError) as error:
             build_prompt(config, source_of(backbone, labels_of(NAMES[:5])), 0)

@@ -1,3 +1,4 @@
+import math
 from dataclasses import replace
 
 import pytest
@@ -5,6 +6,7 @@ import torch
 from tiny import LENGTHS, ROWS, Recorded, assert_equal, copied, make_fit, one_step
 
 from fakes import CASES, Case, make_rows
+from overture.core.averaging import Averaging
 from overture.core.records.events import DivergedEvent, EpochEvent, StepEvent
 from overture.core.records.training import EpochRecord
 from overture.train.fit import Fit, Validation
@@ -244,3 +246,30 @@ def test_the_training_loss_is_a_weighted_mean():
     expected = sum(factor * loss for factor, loss in zip(factors, losses, strict=True)) / sum(factors)
     assert float(model.loss(weighted)) / model.weight(weighted) == pytest.approx(expected, rel=1e-5)
     assert float(model.loss(ROWS)) == pytest.approx(sum(losses), rel=1e-5)
+
+
+class TestAveraging:
+    def test_the_mean_is_validated_and_kept_and_the_values_go_on(self):
+        plain, wanted = [], []
+        trainee = Recorded()
+        make_fit(
+            trainee, validate=lambda: (plain.append(copied(trainee.trainable())), Validation(len(plain), 1.0))[1]
+        ).run()
+        means, averaging = [], Averaging(peak=1 / 3, width=0.4)
+        averaged = Recorded()
+        validate = lambda: (means.append(copied(averaged.trainable())), Validation(len(means), 1.0))[1]  # noqa: E731
+        result = make_fit(averaged, validate=validate, averaging=averaging).run()
+        densities = torch.tensor([1.0, math.exp(-0.5 * (1 / 3 / 0.4) ** 2), math.exp(-0.5 * (2 / 3 / 0.4) ** 2)])
+        for epoch in range(1, 4):
+            weights = densities[:epoch] / densities[:epoch].sum()
+            wanted.append({n: sum(w * p[n] for w, p in zip(weights, plain, strict=False)) for n in plain[0]})
+        for mean, expected in zip(means, wanted, strict=True):
+            torch.testing.assert_close(mean, expected)
+        assert not any(torch.allclose(means[2][name], plain[2][name]) for name in plain[2])
+        assert_equal(result.best, means[2])
+        assert_equal(copied(averaged.trainable()), means[2])
+
+    def test_epochs_far_from_the_peak_weigh_as_much_as_they_can(self):
+        averaging = Averaging(peak=0.5, width=1e-4)
+        assert [averaging.share(epoch, 4) for epoch in (1, 2)] == [1.0, 1.0]
+        assert averaging.share(3, 4) == pytest.approx(0.0, abs=1e-200)

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from tiny import CASE, ROWS, Recorded, assert_equal, copied, make_fit, optimiser_tensors
 
 from fakes import Case
+from overture.core.averaging import Averaging
 from overture.core.errors import ArtifactError, DiskFull
 from overture.train.checkpoint import load_checkpoint
 
@@ -61,10 +62,11 @@ def without_seconds(result):
     return history, result.progress.best_epoch, result.progress.step, result.progress.epoch
 
 
+@pytest.mark.parametrize("averaging", [None, Averaging(0.5, 0.3)])
 @pytest.mark.parametrize("passes", [1, 2])
-def test_stopped_after_every_batch(tmp_path, passes):
-    _, wanted, trainee = uninterrupted(passes=passes)
-    _, found, seen = in_sittings(tmp_path / "run", [1] * 12 * passes, passes=passes)
+def test_stopped_after_every_batch(tmp_path, passes, averaging):
+    _, wanted, trainee = uninterrupted(passes=passes, averaging=averaging)
+    _, found, seen = in_sittings(tmp_path / "run", [1] * 12 * passes, passes=passes, averaging=averaging)
     assert seen == trainee.seen
     assert_equal(found.best, wanted.best)
     assert without_seconds(found) == without_seconds(wanted)

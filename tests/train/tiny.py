@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fakes import Case, backbone_of, make_prompt, make_rows
+from overture.core.averaging import Averaging
 from overture.core.records.events import Listener, ignore
 from overture.core.rows import Encoded
 from overture.engine.cache import InputCache
@@ -67,13 +68,16 @@ def make_fit(
     validate: Callable[[], Validation] | None = None,
     is_stop_asked: Callable[[], bool] = lambda: False,
     events: Listener = ignore,
+    averaging: Averaging | None = None,
     **changes: Any,
 ) -> Fit:
     def validation() -> Validation:
         loss = mean_loss(trainee.model, ROWS)
         return Validation(-loss, loss)
 
-    return Fit(trainee, ROWS, validate or validation, config(**changes), 7, checkpoint, events, is_stop_asked)
+    options = config(**changes)
+    fit = Fit(trainee, ROWS, validate or validation, options, 7, checkpoint, events, is_stop_asked, averaging=averaging)
+    return fit
 
 
 def one_step(fit: Fit, rows: Sequence[Encoded]) -> None:

@@ -9,8 +9,8 @@ from overture.data.task import Task
 from overture.engine.prompted import PromptedModel
 from overture.evaluate.scoring import check_answerable
 from overture.evaluate.source import prompt_source
+from overture.prompt.caption_options import CAPTION
 from overture.prompt.captions import zero_shot
-from overture.prompt.methods import CAPTION
 
 
 def build(request: Request) -> Built:

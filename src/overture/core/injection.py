@@ -146,6 +146,21 @@ class LabelHead:
 
 
 @dataclass(frozen=True, slots=True)
+class Teacher:
+    """The frozen model, near which a prompt that changes the images holds each row in training.
+
+    Args:
+        texts: the frozen model's texts of the labels, as unit vectors, [C, E].
+        image_weight: of the mean distance of an image's unit vector from the frozen model's, by component.
+        scores_weight: of the divergence of the labels' probabilities from the frozen model's, for each label.
+    """
+
+    texts: "torch.Tensor"
+    image_weight: float
+    scores_weight: float
+
+
+@dataclass(frozen=True, slots=True)
 class ReadAt:
     """Where label vectors read the rows of an encoder.
 
@@ -172,6 +187,7 @@ class Injection:
         read_at: where label vectors read; None for the last states, as the row's target says.
         penalty: a term of the training loss beside the rows' own, for each row, []; it is part of no answer and is not
             stored.
+        teacher: gives another such term, which depends on the row.
     """
 
     vectors: Vectors | None = None
@@ -181,11 +197,14 @@ class Injection:
     head: LabelHead | None = None
     read_at: ReadAt | None = None
     penalty: "torch.Tensor | None" = None
+    teacher: Teacher | None = None
     stored: ClassVar[Mapping[str, str]] = {"labels": "labels", "offset": "offset"}
 
     def __post_init__(self) -> None:
         if self.head and self.labels is None:
             raise ValueError("a classifier's parts stand beside label vectors, and there are none")
+        if self.teacher and not self.is_matched:
+            raise ValueError("a teacher compares images with texts, and the labels are none")
         if self.read_at and self.labels is None:
             raise ValueError("a layer to read labels at needs label vectors, and there are none")
         if self.read_at and self.read_at.layer is not None and self.read_at.layer <= self.layer:

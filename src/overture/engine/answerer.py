@@ -129,7 +129,12 @@ class LocalAnswerer:
             numbers += part.numbers
             batch, reader = self._read(part)
             part_losses = reader.losses(batch)
-            losses.append(part_losses + _own_losses(batch) if with_vector_targets else part_losses)
+            if with_vector_targets:
+                part_losses = part_losses + _own_losses(batch)
+                if _has_teacher(part):
+                    states, _ = self._kept_states(part)
+                    part_losses = part_losses + reader.distances(batch, states[:, 0])
+            losses.append(part_losses)
         together = torch.cat(losses)
         return together.new_zeros(len(rows)).index_put((sent(numbers, together.device),), together)
 
@@ -149,7 +154,7 @@ class LocalAnswerer:
             if self.backbone.encoder:
                 seq2seq.warm(inputs, part.rows, part.injections, progress)
                 continue
-            if self._has_kept_states(part):
+            if self._has_kept_states(part) or _has_teacher(part):
                 distinct = list({row.input_elements[:1]: row for row in part.rows}.values())
                 for done, batch in enumerate(groups(distinct, lambda row: row.num_text, self.max_tokens), 1):
                     self._kept_states(replace(part, rows=batch))
@@ -210,7 +215,7 @@ class LocalAnswerer:
         return bool(reader.one_state) and all(injection and injection.leaves_states for injection in part.injections)
 
     def _kept_states(self, part: _Part) -> tuple[Tensor, Layout]:
-        """The state that each row's label is read from, [B, 1, D], as a row of one token."""
+        """The state that each row's label is read from without a prompt, [B, 1, D], as a row of one token."""
         one_state = reader_of(part.rows[0].target, part.injections[0]).one_state
         assert one_state is not None
         layer = self.backbone.info.num_layers if one_state.layer is None else one_state.layer
@@ -314,6 +319,11 @@ _PLANS: dict[type[Question[Any]], tuple[Callable[[Any], _KeyOf], Callable[..., S
     Features: (_features_key, LocalAnswerer._features),
 }
 """For each question which rows can share a pass, and what makes the replies of such rows."""
+
+
+def _has_teacher(part: _Part) -> bool:
+    """Whether some row of a pass is held near the frozen model's."""
+    return any(injection is not None and injection.teacher is not None for injection in part.injections)
 
 
 def _own_losses(batch: Batch) -> Tensor | float:

@@ -70,6 +70,10 @@ class Reader(ABC):
         """The state that is all that is read of a row; None where more is read, or another."""
         return None
 
+    def distances(self, batch: Batch, states: Tensor) -> Tensor:
+        """How far each row is from its prompt's teacher, [B]."""
+        raise TypeError(f"row {batch.rows[0].row} is compared with no texts")
+
     @property
     def make(self) -> Make:
         """Lays out what stands behind the rows: label words, or an answer."""
@@ -299,9 +303,7 @@ class _Texts(_OneOf):
 
     def scores(self, batch: Batch, ends: Tensor) -> Tensor:
         """By the cosines of each row's image and its prompt's texts."""
-        captions = batch.backbone.captions
-        assert captions is not None
-        images = torch.nn.functional.normalize(_as_float(captions.images(ends)), dim=-1)
+        images = _unit_images(batch, ends)
         parts = [(injection.labels, injection.head) for injection in batch.injections if injection is not None]
         heads = [(texts, head) for texts, head in parts if texts is not None and head is not None]
         known: dict[int, Tensor] = {}
@@ -315,6 +317,34 @@ class _Texts(_OneOf):
             scores = torch.einsum("be,bce->bc", images, torch.stack([known[id(texts)] for texts, _ in heads]))
         biases = [_label_bias(injection, row) for injection, row in zip(batch.injections, scores, strict=True)]
         return (scores + torch.stack(biases)).log_softmax(dim=1)
+
+    def distances(self, batch: Batch, states: Tensor) -> Tensor:
+        """How far each row is from its prompt's teacher, [B]; see `core.injection.Teacher`.
+
+        Args:
+            batch: the rows under their prompts.
+            states: what the frozen model has where the rows are read, [B, D].
+        """
+        ends, scores = self._scores(batch)
+        images, frozen_images = _unit_images(batch, ends), _unit_images(batch, states)
+        distances = []
+        for number, injection in enumerate(batch.injections):
+            teacher, head = injection.teacher if injection else None, injection.head if injection else None
+            if teacher is None or head is None:
+                distances.append(scores.new_zeros(()))
+                continue
+            assert head.scale is not None
+            frozen = (head.scale.to(images) * (teacher.texts.to(images) @ frozen_images[number])).log_softmax(dim=0)
+            divergence = torch.nn.functional.kl_div(scores[number], frozen, reduction="none", log_target=True).mean()
+            apart = (images[number] - frozen_images[number]).abs().mean()
+            distances.append(teacher.scores_weight * divergence + teacher.image_weight * apart)
+        return torch.stack(distances)
+
+
+def _unit_images(batch: Batch, states: Tensor) -> Tensor:
+    """Unit vectors of images in the space of texts, [..., E], from the states that they are read from."""
+    assert batch.backbone.captions is not None
+    return torch.nn.functional.normalize(_as_float(batch.backbone.captions.images(states)), dim=-1)
 
 
 class _Classifier(_OneOf):

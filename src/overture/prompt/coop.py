@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from overture.core.injection import Injection
+from overture.prompt.caption_options import CoopOptions
 from overture.prompt.captions import LabelCaptions, compared, start_of_labels
-from overture.prompt.methods import CoopOptions
 from overture.prompt.module import PromptModule, Request
 from overture.prompt.source import PromptSource
 

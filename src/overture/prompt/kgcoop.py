@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from overture.core.injection import Injection
+from overture.prompt.caption_options import KgCoopOptions
 from overture.prompt.captions import LabelCaptions, compared, start_of_labels, written_texts
 from overture.prompt.coop import CaptionContext
-from overture.prompt.methods import KgCoopOptions
 from overture.prompt.module import PromptModule, Request
 
 
@@ -41,4 +41,4 @@ def build(request: Request) -> GuidedContext:
     captions = LabelCaptions(request.source, options.suffix, request.place)
     start = start_of_labels(request.start, len(request.source.label_texts), options.per_label)
     context = CaptionContext(start, captions, request.source)
-    return GuidedContext(context, written_texts(request.source, options.caption), options.weight, request)
+    return GuidedContext(context, written_texts(request.source, (options.caption,)), options.weight, request)

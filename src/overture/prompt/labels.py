@@ -19,6 +19,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from overture.core.averaging import Averaging
 from overture.core.contracts import PromptMethod, RowMethod
 from overture.core.injection import Injection, LabelHead, ReadAt
 from overture.prompt.module import Built, PromptModule
@@ -56,6 +57,10 @@ class _WithLabels(PromptModule):
         """The method's, and the label vectors' own."""
         inner = self.method.rates() if self.method else {}
         return {**dict.fromkeys(self._own(), self.label_rate), **{_INNER + name: rate for name, rate in inner.items()}}
+
+    def averaging(self) -> Averaging | None:
+        """The method's."""
+        return self.method.averaging() if isinstance(self.method, PromptModule) else None
 
 
 class LabelVectors(_WithLabels):

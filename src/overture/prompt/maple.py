@@ -11,20 +11,14 @@ Deviations: the images' layers above J read a map of the last vectors instead of
 prompt is a memory; layer 0's vectors have a place before the label's words alone.
 """
 
-from functools import partial
-
 import torch
 from torch import Tensor
 
-from overture.core.errors import ConfigError
-from overture.core.injection import Injection, Memory
-from overture.prompt.captions import LabelCaptions, compared
-from overture.prompt.methods import MapleOptions
+from overture.core.injection import Injection
+from overture.prompt.caption_options import MapleOptions
+from overture.prompt.captions import LabelCaptions, in_both_towers, start_of_layers
 from overture.prompt.module import PromptModule, Request
 from overture.prompt.source import PromptSource
-
-_NOISE = 0.02
-"""Standard deviation of the vectors of upper layers at their start, as published."""
 
 
 class CoupledPrompts(PromptModule):
@@ -43,9 +37,7 @@ class CoupledPrompts(PromptModule):
         layers = torch.cat([self.values[None], self.deep])
         of_images = [layers[min(number, len(layers) - 1)] for number in range(len(self.maps))]
         prompts = torch.einsum("npe,nde->npd", torch.stack(of_images), self.maps) + self.shifts[:, None]
-        labels = compared(self._captions.texts(self.values, self.deep if len(self.deep) else None), self._source)
-        memory = Memory(self._source.memory_of_layers(prompts), "memory")
-        return Injection(memory=memory, labels=labels.labels, head=labels.head)
+        return in_both_towers(self._captions.texts(self.values, self.deep), prompts, self._source)
 
 
 def build(request: Request) -> CoupledPrompts:
@@ -55,17 +47,8 @@ def build(request: Request) -> CoupledPrompts:
         ConfigError: the tower of texts has fewer layers than read vectors of their own.
     """
     options: MapleOptions = request.options
-    source, texts = request.source, request.source.texts
-    assert texts is not None
-    if options.depth > texts.num_layers:
-        raise ConfigError(
-            "the tower of texts has fewer layers",
-            where="prompt.options.depth",
-            got=str(options.depth),
-            wanted=f"at most {texts.num_layers}",
-            fix=f"--set prompt.options.depth={texts.num_layers}",
-        )
-    start, noise = request.start, partial(torch.randn, generator=request.generator("maple"))
-    deep = _NOISE * noise(options.depth - 1, *start.shape)
-    maps = noise(source.num_layers, source.hidden_size, start.shape[1]) * start.shape[1] ** -0.5
-    return CoupledPrompts(start.clone(), deep, maps, LabelCaptions(source, options.suffix, "before"), source)
+    source, generator = request.source, request.generator("maple")
+    first, deep = start_of_layers(request, options.depth, generator)
+    width = first.shape[1]
+    maps = torch.randn(source.num_layers, source.hidden_size, width, generator=generator) * width**-0.5
+    return CoupledPrompts(first, deep, maps, LabelCaptions(source, options.suffix, "before"), source)

@@ -5,21 +5,18 @@ file holds the maths and its docstring; it is imported when a prompt is built (`
 join the catalogue by `plugins`.
 """
 
-from typing import Annotated, Literal, Self
+from dataclasses import replace
+from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from overture.core.config import Config
 from overture.core.injection import Place
+from overture.prompt.caption_options import CoopOptions, KgCoopOptions, MapleOptions, PromptSrcOptions
 from overture.prompt.config import LabelRate
 from overture.prompt.method import Method, Sharing
 from overture.prompt.plugins import add_installed
 
-Caption = Annotated[
-    str,
-    Field(pattern=r"^[^{}]*[{][}][^{}]*$", description="A caption written by hand; {} is the label's words."),
-]
-CAPTION = "a photo of a {}."
 _AMONG_TOKENS: tuple[Place, ...] = ("before", "after", "slots")
 _AS_MEMORY: tuple[Place, ...] = ("memory", "after")
 
@@ -184,33 +181,36 @@ class SplitOptions(Config):
     temperature: float = Field(1.0, gt=0, description="Above 1 all splits share the gradient, below 1 few do, t.")
 
 
-class CoopOptions(Config):
-    """Options of a context of the labels' words."""
-
-    per_label: bool = Field(False, description="Each label has vectors of its own.")
-    suffix: str = Field(".", description="What ends each caption behind the label's words; may be empty.")
-
-
-class KgCoopOptions(CoopOptions):
-    """Options of a context that stays near a caption written by hand."""
-
-    weight: float = Field(8.0, ge=0, description="Weight of the distance from the captions written by hand, w.")
-    caption: Caption = CAPTION
-
-
-class MapleOptions(CoopOptions):
-    """Options of prompts in both towers."""
-
-    per_label: Literal[False] = Field(False, description="One context serves all labels.")
-    depth: int = Field(9, ge=1, description="Layers of the tower of texts that read vectors of their own, J.")
-
-
 class CartridgeOptions(Config):
     """Options of a cartridge."""
 
     frozen: int = Field(1, ge=0, description="First columns that are not trained, f.")
 
 
+_COOP = Method(
+    "coop",
+    title="vectors beside the labels' words, which images are compared with",
+    source="Zhou et al. 2022 (CoOp)",
+    options=CoopOptions,
+    places=("before", "around", "after"),
+    learning_rate={"before": 2e-3, "around": 2e-3, "after": 2e-3},
+    formula="P d",
+    variants={"per_label=true": "C P d"},
+    needs_labels=True,
+    in_captions=True,
+)
+_MAPLE = Method(
+    "maple",
+    title="vectors in the lower layers of the texts, and maps of them in all layers of the images",
+    source="Khattak et al. 2023 (MaPLe)",
+    options=MapleOptions,
+    places=("memory",),
+    learning_rate={"memory": 2e-3},
+    formula="J P d + N (d + 1) D",
+    letters={"J": "depth"},
+    needs_labels=True,
+    in_captions=True,
+)
 _RECORDS = (
     Method(
         "vectors",
@@ -426,41 +426,22 @@ _RECORDS = (
         peft="CARTRIDGE",
         is_cache=True,
     ),
-    Method(
-        "coop",
-        title="vectors beside the labels' words, which images are compared with",
-        source="Zhou et al. 2022 (CoOp)",
-        options=CoopOptions,
-        places=("before", "around", "after"),
-        learning_rate={"before": 2e-3, "around": 2e-3, "after": 2e-3},
-        formula="P d",
-        variants={"per_label=true": "C P d"},
-        needs_labels=True,
-        in_captions=True,
-    ),
-    Method(
-        "kgcoop",
+    _COOP,
+    replace(
+        _COOP,
+        name="kgcoop",
         title="the same, held near a caption written by hand",
         source="Yao et al. 2023 (KgCoOp)",
         options=KgCoopOptions,
-        places=("before", "around", "after"),
-        learning_rate={"before": 2e-3, "around": 2e-3, "after": 2e-3},
-        formula="P d",
-        variants={"per_label=true": "C P d"},
-        needs_labels=True,
-        in_captions=True,
     ),
-    Method(
-        "maple",
-        title="vectors in the lower layers of the texts, and maps of them in all layers of the images",
-        source="Khattak et al. 2023 (MaPLe)",
-        options=MapleOptions,
-        places=("memory",),
-        learning_rate={"memory": 2e-3},
-        formula="J P d + N (d + 1) D",
-        letters={"J": "depth"},
-        needs_labels=True,
-        in_captions=True,
+    _MAPLE,
+    replace(
+        _MAPLE,
+        name="promptsrc",
+        title="vectors in both towers, held near the frozen model, and their mean over epochs",
+        source="Khattak et al. 2023 (PromptSRC)",
+        options=PromptSrcOptions,
+        formula="J P d + N P D",
     ),
 )
 

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from overture.core.averaging import Averaging
 from overture.core.contracts import PromptMethod, RowMethod
 from overture.core.injection import LayerMemory, Place
 from overture.core.seeds import derived_seed
@@ -25,6 +26,10 @@ class PromptModule(torch.nn.Module):
     def rates(self) -> dict[str, float]:
         """Factors on the learning rate, by name; 1 where none is given."""
         return {}
+
+    def averaging(self) -> Averaging | None:
+        """Weights of the epochs in the mean that the finished values are; None where they are those of one epoch."""
+        return None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""A run's state as one safetensors file: each member's values, best values, optimiser, and where it stood.
+"""A run's state as one safetensors file: each member's values, best and mean values, optimiser, and where it stood.
 
 One file, so that it is replaced as a whole, the members of a cohort at one step. Nothing in it is pickled, and one
 checksum covers the values and the progress. Each member's rows have a digest: training never goes on with other rows.
@@ -49,11 +49,12 @@ class Progress:
 
 
 class Member(Protocol):
-    """The state of one trainee; loading replaces `progress` and `best` and changes the others in place."""
+    """The state of one trainee; loading replaces `progress`, `best` and `mean` and changes the others in place."""
 
     progress: Progress
     values: dict[str, Tensor]
     best: dict[str, Tensor]
+    mean: dict[str, Tensor]
     optimiser: torch.optim.Optimizer
 
     @property
@@ -91,6 +92,7 @@ def save_checkpoint(path: Path, members: Mapping[str, Member]) -> None:
         numbers, state = _optimiser_state(member.optimiser)
         state |= {f"value/{key}": value for key, value in member.values.items()}
         state |= {f"best/{key}": value for key, value in member.best.items()}
+        state |= {f"mean/{key}": value for key, value in member.mean.items()}
         tensors |= {f"{name}/{key}": value for key, value in state.items()}
         states[name] = {
             "progress": {**asdict(member.progress), "history": [epoch.dump() for epoch in member.progress.history]},
@@ -137,7 +139,7 @@ def load_checkpoint(path: Path, members: Mapping[str, Member]) -> None:
             for key, value in member.values.items():
                 value.copy_(saved[f"value/{key}"])
         _put_optimiser(saved, states[name]["optimiser"], member.optimiser)
-        member.progress, member.best = progress[name], _under(saved, "best/")
+        member.progress, member.best, member.mean = progress[name], _under(saved, "best/"), _under(saved, "mean/")
     torch.set_rng_state(random)
 
 

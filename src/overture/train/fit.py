@@ -11,6 +11,7 @@ from typing import TypedDict, cast
 import torch
 from torch import Tensor
 
+from overture.core.averaging import Averaging
 from overture.core.contracts import Reducer, Trainee, Trainees
 from overture.core.errors import DataError
 from overture.core.records.events import DivergedEvent, EpochEvent, Listener, NoticeEvent, StepEvent, ignore
@@ -89,6 +90,7 @@ class Fit:
         who: what its events call it, for people; they name the seed where it is empty.
         key: its name among others of a cohort, whose checkpoint and stop are the cohort's.
         cut: an epoch's batches of rows, from their size, the seed and the epoch.
+        averaging: weights of the epochs in the mean that is validated and kept instead of the values of one epoch.
 
     Attributes:
         norm: length of the last gradient, before it was clipped.
@@ -110,13 +112,14 @@ class Fit:
         key: str = "0",
         who: str = "",
         cut: Batches = epoch_batches,
+        averaging: Averaging | None = None,
     ) -> None:
         assert config.lr is not None
         check_rows(rows)
         self.trainee, self.rows, self.validate, self.seed = trainee, rows, validate, seed
         self.checkpoint, self.events, self.is_stop_asked, self.key = checkpoint, events, is_stop_asked, key
         self.who = who or None
-        self.config, self.lr, self.cut = config.for_rows(len(rows)), config.lr, cut
+        self.config, self.lr, self.cut, self.averaging = config.for_rows(len(rows)), config.lr, cut, averaging
         self.values = trainee.trainable()
         self.factors = [trainee.rates().get(name, 1.0) for name in self.values]
         # One group for each value, so that each has a rate of its own; their order is the values'.
@@ -124,6 +127,7 @@ class Fit:
         self.optimiser = OPTIMISERS[config.optimiser](groups, config.lr, config.weight_decay)
         self.progress = Progress()
         self.best: dict[str, Tensor] = {}
+        self.mean: dict[str, Tensor] = {}
         self.num_steps = self.config.num_epochs * self.config.num_batches(len(rows))
         self.norm = 0.0
 
@@ -200,6 +204,26 @@ class Fit:
             "num_steps": self.num_steps,
         }
 
+    def show_mean(self) -> dict[str, Tensor]:
+        """Put the mean of the epochs so far in place of the values, to be validated and kept; `show` ends it.
+
+        Returns:
+            The values to go on from; none without averaging.
+        """
+        if self.averaging is None:
+            return {}
+        trained = {name: value.detach().clone() for name, value in self.values.items()}
+        share = self.averaging.share(self.progress.epoch + 1, self.config.num_epochs)
+        self.mean = {name: self.mean.get(name, value).lerp(value, share) for name, value in trained.items()}
+        self.show(self.mean)
+        return trained
+
+    @torch.no_grad()
+    def show(self, values: Mapping[str, Tensor]) -> None:
+        """Put values, by name, in place of those that are there."""
+        for name, value in values.items():
+            self.values[name].copy_(value)
+
     def end_epoch(self, validation: Validation) -> None:
         """Record the epoch with its validation; the values are kept when they are the best so far."""
         progress = self.progress
@@ -235,9 +259,7 @@ class Fit:
     def result(self) -> FitResult:
         """The outcome; when training has ended, the best values are put back."""
         if self.status:
-            with torch.no_grad():
-                for name, value in self.best.items():
-                    self.values[name].copy_(value)
+            self.show(self.best)
         return FitResult(self.status or "interrupted", self.best, self.progress)
 
 
@@ -421,8 +443,10 @@ class FitTogether:
         self.fits[0].events(NoticeEvent(text=text))
 
     def _end_epoch(self, active: list[int]) -> bool:
-        for number, validation in zip(active, self._validations(active), strict=True):
+        trained = [self.fits[number].show_mean() for number in active]
+        for number, values, validation in zip(active, trained, self._validations(active), strict=True):
             self.fits[number].end_epoch(validation)
+            self.fits[number].show(values)
         done = [number for number in active if self.fits[number].progress.ended != "diverged"]
         self._drop(self._active(done))
         self._save()

@@ -49,6 +49,7 @@ from overture.jobs.compare.ledger import CostMeter
 from overture.jobs.compare.options import CompareConfig
 from overture.jobs.compare.ways import Bench, Made, Way
 from overture.jobs.run.early import splits_of
+from overture.jobs.run.work import averaging_of
 from overture.store.store import Store
 from overture.train.fit import Fit, FitResult, Validation
 
@@ -319,6 +320,7 @@ def _trained(
                 events=listen,
                 is_stop_asked=lab.is_stop_asked,
                 who=who,
+                averaging=averaging_of(made.trainee),
             ).run()
     if fitted.status == "interrupted":
         raise Stopped

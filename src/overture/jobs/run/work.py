@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from overture.core.averaging import Averaging
 from overture.core.contracts import Scorer
 from overture.core.kept_files import kept_inputs
 from overture.core.records.events import DataEvent, Listener, NoticeEvent, ProgressEvent, SamplesEvent, as_notices
@@ -32,6 +33,7 @@ from overture.jobs.run.same import check_model_of, check_rows_of
 from overture.jobs.run.samples import SampleRows
 from overture.prompt.build import build_prompt
 from overture.prompt.config import PromptConfig
+from overture.prompt.module import PromptModule
 from overture.store.runs import Run
 from overture.store.store import Store
 from overture.train.fit import Decide, Fit, FitResult, FitTogether, Validation, check_rows
@@ -196,6 +198,7 @@ class Work:
                 events=self.run.event,
                 key=member.key,
                 who=member.who,
+                averaging=averaging_of(member.model),
             )
             for member in members
         ]
@@ -209,6 +212,12 @@ class Work:
     def scorers(self, models: Sequence[PromptedModel]) -> Sequence[Scorer]:
         """Scorers of finished prompts on the same rows; several share forward passes."""
         return models if len(models) == 1 else Cohort(models).scorers(self.config.train.shared_tokens)
+
+
+def averaging_of(trainee: object) -> Averaging | None:
+    """How the finished values of what is trained are a mean over epochs; None where they are not."""
+    prompt = trainee.prompt if isinstance(trainee, PromptedModel) else None
+    return prompt.averaging() if isinstance(prompt, PromptModule) else None
 
 
 def _kept_notices(run: Run) -> dict[str, list[str]]:

@@ -25,9 +25,9 @@ from overture.jobs.tune.ladder import PROBE, chosen_probe, facts_of, has_ladder,
 from overture.jobs.tune.plan import plan_of
 from overture.jobs.tune.result import finished
 from overture.jobs.tune.seeds import seed_results
+from overture.prompt.caption_options import CAPTION
 from overture.prompt.captions import zero_shot
 from overture.prompt.labels import label_start, with_labels
-from overture.prompt.methods import CAPTION
 from overture.prompt.pack import prompt_tensors
 from overture.prompt.registry import check_effect, method_of
 from overture.store.runs import Run
