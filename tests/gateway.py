@@ -135,8 +135,8 @@ class Gateway:
         self.access = access or Access()
         self.sessions = Sessions(self.access.port)
         service = Service(self.engine, self.registry)
-        made = partial(application, service, self.access, self.watch, self.sessions)
-        front = Front(self.engine, made, on_stop=self.watch.close)
+        self.make = partial(application, service, self.access, self.watch, self.sessions)
+        front = Front(self.engine, self.make, on_stop=self.watch.close)
         self.app = Guard(front, self.access, self.watch.finished, self.sessions, front.refuse)
 
     def add(self, *names: str, **changes: Any) -> None:
