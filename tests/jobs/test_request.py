@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from overture.core.errors import ConfigError, DataError
-from overture.jobs.run.request import TuneConfig, resolved, tune_config
+from overture.jobs.run.request import TuneConfig, resolved, tune_config, with_place
 from overture.jobs.search.options import SearchRequest
 from overture.jobs.wording.options import HardRequest
 
@@ -166,3 +166,24 @@ def test_wrong_weights_are_refused(task, changes, where, fix):
         resolved(TuneConfig, written(task.parent, changes))
     wrong = [(problem.where, problem.fix) for problem in caught.value.problems]
     assert (where, fix) in (wrong or [(caught.value.where, caught.value.fix)])
+
+
+WRITES = {"labels": None, "answer_field": "answer", "kind": "generation"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "is_encoder", "place"),
+    [
+        ({}, False, "after"),
+        ({}, True, "memory"),
+        (WRITES, False, "memory"),
+        (WRITES | {"prompt": {"place": "after"}}, False, "after"),
+        (WRITES | {"prompt": {"method": "vectors"}}, False, "after"),
+        (WRITES | {"adapter": {"place": "after"}}, False, "after"),
+        (WRITES | {"adapter": {}}, False, "memory"),
+        (WRITES | {"input": "image", "template": "{text}{image}"}, False, "after"),
+    ],
+)
+def test_the_place_follows_model_and_kind_unless_it_is_given(tmp_path, changes, is_encoder, place):
+    (tmp_path / "train.jsonl").write_text("")
+    assert with_place(resolved(TuneConfig, written(tmp_path, changes)), is_encoder).prompt.place == place

@@ -268,6 +268,8 @@ class TaskKind:
         for_encoders: whether an encoder, which writes nothing, can give the answers.
         is_one_of: whether an answer is one of several labels with a probability each.
         sample: a made-up row without its answer, to show what `predict` wants.
+        reads_with_prompt: whether texts are read with the prompt in front of them (place `memory`) if no place is
+            given, since that was measured to answer better; else they are read once for all prompts (place `after`).
     """
 
     name: str
@@ -304,6 +306,7 @@ class TaskKind:
     for_encoders: Callable[[TaskFile], bool] = lambda task: False
     is_one_of: bool = False
     sample: Callable[[TaskFile], dict[str, Any]] = some_texts
+    reads_with_prompt: bool = False
 
     @property
     def has_classes(self) -> bool:

@@ -20,7 +20,8 @@ class PromptConfig(Config):
     place: Place = Field(
         "after",
         description="Where the prompt enters: before the text, memory (before it, costs no tokens), after the input, "
-        "slots ({prompt:5} in the template), or around the input (how much on each side is learned).",
+        "slots ({prompt:5} in the template), or around the input (how much on each side is learned). If not given, "
+        "memory for encoders and for texts that answer a text (kind generation), else after.",
     )
     length: int = Field(10, ge=1, le=20000, description="Prompt length in virtual tokens.")
     init: Init = Field(

@@ -102,4 +102,5 @@ KIND = TaskKind(
     optional_fields=_optional_fields,
     writes=True,
     is_shown_as_written=True,
+    reads_with_prompt=True,
 )

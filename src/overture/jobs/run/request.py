@@ -13,6 +13,7 @@ from pydantic import Field
 from overture.core.config import Config, assign, did_you_mean, dotted_keys, parsed, unknown_key, validated
 from overture.core.errors import ConfigError, DataError, Problem, UserError
 from overture.core.launch import launched
+from overture.data.kinds.registry import KINDS
 from overture.data.read import parts_of
 from overture.data.task import Task, resolved_path, task_file_values
 from overture.engine.options import CacheDType, Device, DType, LoraOptions, is_encoder, local_source
@@ -364,20 +365,29 @@ def fitting_place(config: R, backbone: "Backbone | None") -> R:
 
 
 def with_place(config: R, is_encoder: bool) -> R:
-    """The request with place `memory` instead of the default on an encoder, unless a place is given.
+    """The request with place `memory` instead of the default where that fits better, unless a place is given.
 
     An encoder's input depends on the text behind it, so its keys and values cannot be kept and followed by a prompt's;
-    a prompt's keys and values stand before the text there, where every token sees them. Methods among the labels' words
-    take their own first place.
+    a prompt's keys and values stand before the text there, where every token sees them. Some kinds of tasks want that
+    of every model that reads texts. Methods among the labels' words take their own first place.
     """
     prompt, method = config.prompt, METHODS.get(config.prompt.method)
-    if not is_encoder or "place" in prompt.model_fields_set or method is None:
+    if "place" in prompt.model_fields_set or method is None:
         return config
-    if method.in_captions:
-        return config.model_copy(update={"prompt": prompt.model_copy(update={"place": method.places[0]})})
-    if "memory" not in method.places or prompt.place not in method.places:
-        return config
-    return config.model_copy(update={"prompt": prompt.model_copy(update={"place": "memory"})})
+    place = prompt.place
+    if is_encoder and method.in_captions:
+        place = method.places[0]
+    elif is_encoder or (
+        KINDS[config.task.kind].reads_with_prompt
+        and config.task.input == "text"
+        and not (config.adapter and config.adapter.place == "after")
+    ):
+        place = "memory" if {"memory", place} <= {*method.places} else place
+    return (
+        config
+        if place == prompt.place
+        else config.model_copy(update={"prompt": prompt.model_copy(update={"place": place})})
+    )
 
 
 def pinned(config: R, store: Store) -> R:
