@@ -1,3 +1,4 @@
+import gc
 import os
 import sys
 
@@ -17,6 +18,14 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 os.environ["OVERTURE_CACHE_LIMIT"] = "0"
 # No test asks the Hub; where there is no network, each try would wait for its time limit.
 os.environ["HF_HUB_OFFLINE"] = "1"
+
+
+@pytest.fixture(autouse=True, scope="session")
+def frozen_collection():
+    """What is there once all tests are collected stays to the end: no later garbage collection looks at it again."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture(autouse=True, scope="session")
