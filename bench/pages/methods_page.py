@@ -85,8 +85,8 @@ def families_text() -> str:
         "`tests/contract/test_grid.py` holds loss and gradients to the untouched model's, with and without kept "
         "inputs, or the refusal to an error with a fix; the other laws hold in a sample of the cells. "
         "`test_vision.py`, `test_captions.py`, `test_vlm.py` and `test_sound.py` beside it hold the laws for images "
-        "and sounds. LLaVA, Idefics 3 and SmolVLM are families of their language model. Any other family is refused "
-        "when the model is loaded, with the list of those that work."
+        "and sounds. LLaVA, Idefics 3, SmolVLM, Gemma 3 and Qwen 2.5-VL are families of their language model. Any "
+        "other family is refused when the model is loaded, with the list of those that work."
     )
     return f"{table(['family', 'kind', 'reads', 'positions'], rows, are_numbers=False)}\n\n{note}\n\n{grid_text()}"
 

@@ -189,6 +189,7 @@ def test_every_supported_family_is_tested():
         "t5",
         "bart",
         "clip_text_model",
+        "qwen2_5_vl_text",
         *VISION,
         *of_sounds,
         "whisper",

@@ -39,12 +39,18 @@ class Signal:
         key: digest of its bytes and of what prepares them, so that equal keys are equal content.
         length: its positions.
         load: gives its values: pixels [C, H, W], or samples [T].
+        is_whole: in a decoder too its positions see each other both ways.
+        grid: rows and columns of its positions, where the model places them by these; it then takes as many places
+            among a row's positions as its longer side has.
     """
 
     modality: str
     key: str
     length: int
     load: "Callable[[], torch.Tensor]" = field(compare=False, repr=False)
+    # Not shown: digests of rows are made of what is.
+    is_whole: bool = field(default=False, repr=False)
+    grid: tuple[int, int] | None = field(default=None, repr=False)
 
     @property
     def elements(self) -> "tuple[Patch, ...]":

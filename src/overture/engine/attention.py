@@ -70,6 +70,26 @@ class Columns:
         return int(self.keys[layer].shape[0])
 
 
+@dataclass(frozen=True, slots=True)
+class Images:
+    """The parts of images among live tokens, in models that treat them otherwise than tokens.
+
+    Args:
+        number: of the image that a token is part of and sees as a whole, -1 for all others, [B, S]; None where no image
+            is seen as a whole.
+        shifts: rows and columns by which a part is placed beyond its position, 0 for all others, [B, S, 2]; None where
+            none is.
+    """
+
+    number: Tensor | None
+    shifts: Tensor | None
+
+    def of(self, indices: Tensor, length: int | None = None) -> "Images":
+        """Those of some rows, cut to a length."""
+        parts = [None if part is None else part[indices, :length] for part in (self.number, self.shifts)]
+        return Images(*parts)
+
+
 class KeysMade(Exception):
     """Ends a pass of one layer where its keys and values are all that was wanted."""
 
@@ -93,6 +113,7 @@ class Step:
         layer: what the one layer that this step is for is called in it; None for a step of all layers.
         text_index: number of each live token among its row's own, -1 for prompt vectors, [B, S]; models that turn
             patches by their places need it. None where there are prompt vectors alone.
+        images: parts of images among the live tokens; None where they are as tokens are.
         is_for_keys: the pass ends, by `KeysMade`, as soon as its first attention has keys and values to keep.
     """
 
@@ -107,6 +128,7 @@ class Step:
     is_packed: bool = False
     layer: int | None = None
     text_index: Tensor | None = None
+    images: Images | None = None
     is_for_keys: bool = False
     _masks: dict[MaskKind, Tensor] = field(default_factory=dict)
 
@@ -127,7 +149,11 @@ class Step:
                 self._masks[key] = self._added(seen, num_groups, dtype)
                 return self._masks[key]
             live = torch.ones(num_live, num_live, dtype=torch.bool, device=self.positions.device)
-            live = (live.tril() if is_causal else live) & self.valid[:, None, :]
+            live = live.tril() if is_causal else live
+            if self.images is not None and self.images.number is not None:
+                number = self.images.number
+                live = live | ((number[:, None, :] == number[:, :, None]) & (number[:, None, :] >= 0))
+            live = live & self.valid[:, None, :]
             if self.branch is not None:
                 live = live & ((self.branch[:, None, :] == 0) | (self.branch[:, None, :] == self.branch[:, :, None]))
             blocks = [part.valid[:, None, :].expand(num_rows, num_live, -1) for part in self.memory]
@@ -164,6 +190,7 @@ class Step:
         becomes of padding is meaningless anyway.
         """
         is_alone = not self.memory and self.branch is None and self.bias is None and window is None
+        is_alone = is_alone and (self.images is None or self.images.number is None)
         device, length = query.device.type, self.positions.shape[1]
         is_served = device in FUSED and length >= FUSED[device] and (device == "cpu" or query.dtype in HALF)
         return is_alone and self.is_packed and is_served

@@ -17,7 +17,7 @@ from torch import Tensor
 from overture.core.contracts import Frontend
 from overture.core.errors import BackboneError
 from overture.core.injection import LayerMemory
-from overture.engine.attention import Columns, Step, install
+from overture.engine.attention import Columns, Images, Step, install
 from overture.engine.compiler import Backend, check_compiler, compiled_layers
 from overture.engine.families import Family, family_of
 from overture.engine.info import TextFacts, info_of
@@ -394,6 +394,7 @@ class Backbone:
         valid: Tensor,
         start_layer: int = 0,
         memory: Sequence[Columns] = (),
+        images: Images | None = None,
     ) -> Columns:
         """Run tokens once and keep their keys and values.
 
@@ -403,8 +404,9 @@ class Backbone:
             valid: [B, S]; padding stands behind the rest.
             start_layer: the first layer that runs; those below it keep nothing.
             memory: columns before the tokens; they are not kept.
+            images: parts of images among them.
         """
-        step = Step(positions, valid, memory=memory, kept={}, is_packed=True)
+        step = Step(positions, valid, memory=memory, kept={}, is_packed=True, images=images)
         self.run(live, step, start_layer)
         kept = step.kept or {}
         keys, values = [{layer: pair[which] for layer, pair in kept.items()} for which in (0, 1)]

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, Qwen2Config
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,12 +23,25 @@ class Connector:
     Args:
         texts: path of the layers' module, in the model.
         connect: from the model and prepared images, [B, C, H, W], to vectors, [B, L, D].
-        frame: special tokens in front of an image's positions, and behind them.
+        frame: texts in front of an image's positions, and behind them; each is one token.
+        is_fixed: images have the size in the config, and no other.
+        is_whole: an image's positions see each other both ways.
+        has_grid: an image's positions are placed by rows and columns, and its size may be its own.
+        has_texts_alone: where nothing says how images are prepared, or processes share it, it is a model of texts.
     """
 
     texts: str
     connect: Callable[[Any, Tensor], Tensor]
     frame: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
+    is_fixed: bool = False
+    is_whole: bool = False
+    has_grid: bool = False
+    has_texts_alone: bool = False
+
+    def side_of(self, config: Any) -> int:
+        """Pixels that the sides of an image are multiples of: those of a patch, or of one position with a grid."""
+        vision = config.vision_config
+        return int(vision.patch_size) * (int(vision.spatial_merge_size) if self.has_grid else 1)
 
 
 def _llava(model: Any, pixels: Tensor) -> Tensor:
@@ -53,10 +66,38 @@ def _idefics(model: Any, pixels: Tensor) -> Tensor:
     return vectors
 
 
+def _gemma(model: Any, pixels: Tensor) -> Tensor:
+    """Gemma 3's: a tower whose patches are averaged in squares. The whole image, without further cuts of it."""
+    vectors: Tensor = model.model.get_image_features(pixels, return_dict=True).pooler_output
+    return vectors
+
+
+def _qwen(model: Any, pixels: Tensor) -> Tensor:
+    """Qwen 2.5's: images come cut into patches, those of one position behind each other, each frame twice."""
+    vision = model.config.vision_config
+    side, merged, frames = vision.patch_size, vision.spatial_merge_size, vision.temporal_patch_size
+    num_images, num_channels, height, width = pixels.shape
+    rows, columns = height // side, width // side
+    cut = pixels.reshape(num_images, num_channels, rows // merged, merged, side, columns // merged, merged, side)
+    patches = cut.permute(0, 2, 5, 3, 6, 1, 4, 7)[..., None, :, :].expand(*(-1,) * 6, frames, -1, -1)
+    grids = torch.tensor([[1, rows, columns]] * num_images, device=pixels.device)
+    states = model.model.get_image_features(patches.reshape(num_images * rows * columns, -1), grids, return_dict=True)
+    return torch.stack(list(states.pooler_output))
+
+
 _FRAMED = (("<fake_token_around_image>", "<global-img>"), ("<fake_token_around_image>",))
 CONNECTORS = {
+    "gemma3": Connector(
+        "model.language_model",
+        _gemma,
+        (("\n\n", "<start_of_image>"), ("<end_of_image>", "\n\n")),
+        is_fixed=True,
+        is_whole=True,
+        has_texts_alone=True,
+    ),
     "idefics3": Connector("model.text_model", _idefics, _FRAMED),
     "llava": Connector("model.language_model", _llava),
+    "qwen2_5_vl": Connector("model.language_model", _qwen, (("<|vision_start|>",), ("<|vision_end|>",)), has_grid=True),
     "smolvlm": Connector("model.text_model", _idefics, _FRAMED),
 }
 """By the config's model type."""
@@ -64,8 +105,13 @@ CONNECTORS = {
 
 def language_model(whole: Any, connector: Connector) -> Any:
     """The language model inside, with its head, as transformers' class of its family; the tensors are the same."""
+    config = whole.config.text_config
+    # Its own class stands nowhere alone; what the class brings beside the layers is Qwen 2's.
+    is_named = config.model_type != "qwen2_5_vl_text"
     with torch.device("meta"):
-        texts: Any = AutoModelForCausalLM.from_config(whole.config.text_config, dtype=whole.dtype)
+        shell = config if is_named else Qwen2Config(hidden_size=8, num_attention_heads=1, num_hidden_layers=0)
+        texts: Any = AutoModelForCausalLM.from_config(shell, dtype=whole.dtype)
     setattr(texts, texts.base_model_prefix, attrgetter(connector.texts)(whole))
     texts.set_output_embeddings(whole.get_output_embeddings())
+    texts.config = config
     return texts.eval()

@@ -52,6 +52,7 @@ class Family:
             `engine.sound_fronts`); None for texts.
         reads: what `front` takes; None for texts.
         rotation: name of the module that turns the patches of an image by their places; empty where there is none.
+        has_grid: a decoder's layers take three positions for each token: its own, and those of its row and column.
     """
 
     base: str = "base_model"
@@ -78,6 +79,7 @@ class Family:
     front: Callable[[Any, Tensor], Tensor] | None = None
     reads: Modality | None = None
     rotation: str = ""
+    has_grid: bool = False
 
     @property
     def kind(self) -> ModelKind:
@@ -226,6 +228,7 @@ FAMILIES = {
     ),
     "phi3": Family(),
     "qwen2": Family(),
+    "qwen2_5_vl_text": Family(has_grid=True),
     "qwen3": Family(),
     "roberta": replace(
         _BERT,

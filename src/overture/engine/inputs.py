@@ -17,7 +17,7 @@ from overture.engine.backbone import Backbone
 from overture.engine.beginnings import head_of_kept
 from overture.engine.cache import InputCache, padded
 from overture.engine.kept import KeptGroups
-from overture.engine.layout import Layout, tokens_and_patches
+from overture.engine.layout import Layout, images_of, positions_of, tokens_and_patches
 from overture.engine.texts import Texts
 from overture.engine.transfer import moved, sent
 
@@ -123,13 +123,19 @@ class Inputs:
         positions = torch.arange(max(1, *map(len, rests)), device=device)[None].expand(len(texts), -1)
         valid = positions < rest_lengths
         positions = positions + len(head) - (lengths if is_rotary else 0)
+        _, patches = tokens_and_patches(rests)
+        for number in {row for row, _, patch in patches if patch.signal.grid}:
+            (*_, end) = positions_of((*texts[number], 0), 0)
+            placed = sent(positions_of(texts[number], -end), device)[len(head) :]
+            positions[number, : len(placed)] = placed
+        images = images_of(patches, (len(rests), positions.shape[1]), device)
         vectors, in_front = self.vectors(rests), []
         if self.reader.encoder:
             hidden = self.reader.encoder.run(vectors, Step(positions, valid))
             columns = self.reader.read_of(hidden, valid)
         else:
             in_front = [self._heads(head, positions[:, 0] - len(head))] if head else []
-            columns = self.reader.remember(vectors, positions, valid, memory=in_front)
+            columns = self.reader.remember(vectors, positions, valid, memory=in_front, images=images)
         layers = range(self.backbone.info.num_layers)
         keys, values = [torch.stack([part[n] for n in layers]) for part in (columns.keys, columns.values)]
         for heads in in_front:
@@ -176,7 +182,8 @@ class Inputs:
         branch = None if layout.branch is None else layout.branch[indices]
         valid = layout.valid[indices]
         text_index = layout.trunk_index[indices]
-        step = Step(layout.positions[indices], valid, branch, is_packed=True, text_index=text_index)
+        images = None if layout.images is None else layout.images.of(indices)
+        step = Step(layout.positions[indices], valid, branch, is_packed=True, text_index=text_index, images=images)
         hidden = self.backbone.run(self.entered(layout)[indices], step, end_layer=layer)
         return [row_hidden[: len(layout.lines[row].ids)].clone() for row_hidden, row in zip(hidden, rows, strict=True)]
 

@@ -13,7 +13,11 @@ import torch
 from torch import Tensor
 
 from overture.core.rows import Element, Encoded, OneOf, Patch
-from overture.engine.transfer import sent
+from overture.engine.attention import Columns, Images, Step
+from overture.engine.transfer import moved, sent
+
+Place = tuple[int, int, Patch]
+"""A row, an index in it, and the part of a signal that stands there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +37,7 @@ class Layout:
         words: for each target the number of its label word; empty for answers.
         lines: the same row by row without padding, on the host, so that nobody has to ask the device for it.
         patches: (row, index, patch) of every part of a signal.
+        images: what attention and positions need to know of them; None where nothing.
     """
 
     ids: Tensor
@@ -46,7 +51,26 @@ class Layout:
     targets: list[tuple[int, int, int]]
     words: list[int]
     lines: "list[Line]"
-    patches: list[tuple[int, int, Patch]]
+    patches: "list[Place]"
+    images: Images | None
+
+    def step(self, memory: Sequence[Columns] = (), kept: dict[int, tuple[Tensor, Tensor]] | None = None) -> Step:
+        """The step of a forward pass of these tokens.
+
+        Args:
+            memory: columns before them.
+            kept: gets their keys and values, by layer, where it is a dict.
+        """
+        return Step(
+            self.positions,
+            self.valid,
+            self.branch,
+            memory,
+            kept,
+            is_packed=True,
+            text_index=self.trunk_index,
+            images=self.images,
+        )
 
 
 @dataclass(slots=True)
@@ -140,7 +164,7 @@ def _trunk(row: Encoded, start: Start) -> Line:
         line.is_vector += [*[False] * (index - done), *[True] * count]
         line.trunk_index += [*range(done, index), *[-1] * count]
         done = index
-    line.positions = list(range(start.position, start.position + len(line.ids)))
+    line.positions = positions_of(line.ids, start.position)
     line.branch = [0] * len(line.ids)
     read = row.target.read if isinstance(row.target, OneOf) else None
     line.read = line.trunk_index.index(read) if isinstance(read, int) else len(line.ids) - 1
@@ -170,12 +194,55 @@ def _stacked(lines: Sequence[Line], ends: Sequence[int], device: torch.device) -
         words=[word for line in lines for word in line.words],
         lines=list(lines),
         patches=patches,
+        images=images_of(patches, (len(lines), longest), device),
     )
+
+
+def positions_of(elements: Sequence[Element], first: int) -> list[int]:
+    """Positions of a row's elements; parts of an image with rows and columns have its first, less their shifts.
+
+    Args:
+        elements: of the row.
+        first: the position of the first.
+    """
+    if not any(isinstance(element, Patch) and element.signal.grid for element in elements):
+        return list(range(first, first + len(elements)))
+    positions, position = [], first
+    for element in elements:
+        positions.append(position)
+        if isinstance(element, Patch) and (grid := element.signal.grid):
+            position += max(grid) if element.index == element.signal.length - 1 else 0
+        else:
+            position += 1
+    return positions
+
+
+def images_of(patches: Sequence[Place], shape: tuple[int, int], device: torch.device) -> Images | None:
+    """What attention and positions need to know of the parts of images.
+
+    Args:
+        patches: (row, index, patch) of each.
+        shape: rows and columns of the batch.
+        device: where the tensors go.
+    """
+    whole = [place for place in patches if place[2].signal.is_whole]
+    shifted = [place for place in patches if place[2].signal.grid]
+    if not whole and not shifted:
+        return None
+    number, shifts = torch.full(shape, -1), torch.zeros(*shape, 2, dtype=torch.long)
+    image = -1
+    for row, index, patch in whole:
+        image += patch.index == 0
+        number[row, index] = image
+    for row, index, patch in shifted:
+        assert patch.signal.grid is not None
+        shifts[row, index] = torch.tensor(divmod(patch.index, patch.signal.grid[1]))
+    return Images(moved(number, device) if whole else None, moved(shifts, device) if shifted else None)
 
 
 def tokens_and_patches(
     rows: Sequence[Sequence[Element]],
-) -> tuple[Sequence[Sequence[int]], list[tuple[int, int, Patch]]]:
+) -> tuple[Sequence[Sequence[int]], list[Place]]:
     """Rows' tokens, 0 where none stands, and what stands there instead: (row, index, patch)."""
     patches = [(n, i, element) for n, row in enumerate(rows) for i, element in enumerate(row) if type(element) is Patch]
     if not patches:

@@ -25,6 +25,7 @@ from overture.engine.backbone import Backbone
 from overture.engine.captions import CaptionTower
 from overture.engine.connectors import CONNECTORS
 from overture.engine.families import Family, family_of, max_length
+from overture.engine.frontends.preparation import FILES as PREPARATION
 from overture.engine.frontends.text import text_backbone
 from overture.engine.hub import copies_of, fetch_preparation, has_only_copies
 from overture.engine.model_files import Notify, hub_digest, located
@@ -66,6 +67,7 @@ def load_backbone(
     where = ranks.device if ranks else where
     dtype = fastest_dtype(device) if dtype == "fastest" else dtype
     kind = (torch.float32 if where.type == "cpu" else torch.bfloat16) if dtype == "auto" else getattr(torch, dtype)
+    is_shared = ranks is not None and ranks.is_shared
     plain, _, _ = sized(name)
     path, digest = located(plain, notify)
     if path is None:
@@ -77,9 +79,15 @@ def load_backbone(
         config = _read_config(whole)
         family = family_of(config.model_type, name)
         connector = CONNECTORS.get(whole.model_type)
+        if (
+            connector
+            and connector.has_texts_alone
+            and (is_shared or not _has_file(PREPARATION, source, path, **options))
+        ):
+            connector = None
         has_captions = whole.model_type in COMPARING
         inner = None
-        if family.has_words or (has_captions and _has_tokenizer(source, path, **options)):
+        if family.has_words or (has_captions and _has_file(_TOKENIZER_FILES, source, path, **options)):
             inner = AutoTokenizer.from_pretrained(source, trust_remote_code=False, **options)
         made: dict[str, Any] = {"add_pooling_layer": False} if config.model_type in _WITH_POOLER else {}
         # Where peft is installed the library looks for an adapter beside the weights, and does not pass this on to it.
@@ -105,7 +113,6 @@ def load_backbone(
     digest = hub_digest(snapshot) if snapshot else digest
     assembled = _of_both if connector else _of_media if reads else _of_texts
     folder = path or snapshot or Path(plain)
-    is_shared = ranks is not None and ranks.is_shared
     # A model that several processes share may not fit whole into one's device.
     model = model if is_shared else model.to(where)
     facts: _Facts = {"id": name, "revision": revision, "weights_sha256": digest}
@@ -244,19 +251,18 @@ def _read_config(config: Any) -> Any:
     """A model's config; of one that reads pictures too, that of its texts; of two towers, that of the images'."""
     if config.model_type in TOWERS:
         return config.vision_config
-    return config.text_config if config.model_type in ("gemma3", *CONNECTORS) else config
+    return config.text_config if config.model_type in CONNECTORS else config
 
 
-def _has_tokenizer(source: str, folder: Path | None, **options: Any) -> bool:
-    """Whether a model's files have a tokenizer; without it a model of two towers is one of images."""
+def _has_file(names: Sequence[str], source: str, folder: Path | None, **options: Any) -> bool:
+    """Whether a model's files have one of several names."""
     if folder:
-        return any((folder / file).is_file() for file in _TOKENIZER_FILES)
-    return any(
-        cached_file(source, file, _raise_exceptions_for_missing_entries=False, **options) for file in _TOKENIZER_FILES
-    )
+        return any((folder / name).is_file() for name in names)
+    return any(cached_file(source, name, _raise_exceptions_for_missing_entries=False, **options) for name in names)
 
 
 _TOKENIZER_FILES = ("tokenizer.json", "vocab.json")
+"""Without one of them a model of two towers is one of images."""
 _WITH_POOLER = ("vit", "deit")
 """Families whose files often lack the map of the whole image, which nothing here reads."""
 

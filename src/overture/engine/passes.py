@@ -82,8 +82,7 @@ def prepared(
     layout = make(rows, starts, backbone.device)
     memory = _memory(inputs, rows, injections, is_live, starts)
     kept: dict[int, tuple[Tensor, Tensor]] | None = {} if is_generating else None
-    positions, valid, text_index = layout.positions, layout.valid, layout.trunk_index
-    step = Step(positions, valid, layout.branch, memory, kept, is_packed=True, text_index=text_index)
+    step = layout.step(memory, kept)
     if layer:
         live, below = _below(inputs, rows, make, layer, layout, is_generating)
     else:
@@ -165,7 +164,7 @@ def _below(
     step = None
     if is_generating or backbone.read is not None:
         # Equal lines of decoders that read an encoder's output differ by what they read.
-        step = Step(alone.positions, alone.valid, alone.branch, kept={}, is_packed=True, text_index=alone.trunk_index)
+        step = alone.step(kept={})
         hidden = backbone.run(inputs.entered(alone), step, end_layer=layer)
     else:
         hidden = inputs.hidden(layer, alone)

@@ -91,7 +91,8 @@ def _step_of(step: Step, indices: Tensor) -> Step:
     kept: dict[int, tuple[Tensor, Tensor]] | None = None if step.kept is None else {}
     text_index = None if step.text_index is None else step.text_index[indices, :length]
     positions, valid = step.positions[indices, :length], step.valid[indices, :length]
-    return Step(positions, valid, branch, memory, kept, is_packed=True, text_index=text_index)
+    images = None if step.images is None else step.images.of(indices, length)
+    return Step(positions, valid, branch, memory, kept, is_packed=True, text_index=text_index, images=images)
 
 
 def _columns_of(part: Columns, indices: Tensor, num_rows: int) -> Columns:

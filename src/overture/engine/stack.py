@@ -144,6 +144,10 @@ class Stack:
             if self.rotations is not None:
                 named["position_embeddings"] = self._rotations_of(step)
             named["position_ids"] = step.positions + self._first_position
+            if self._family.has_grid and step.images is not None and step.images.shifts is not None:
+                # A token's own place, and those of its row and column.
+                rows, columns = step.images.shifts.unbind(-1)
+                named["position_ids"] = torch.stack([step.positions, step.positions + rows, step.positions + columns])
         key = (start_layer, end_layer)
         if key not in self._views:
             self._views[key] = layers_view(self._base, self._family, self.modules, start_layer, end_layer)

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from overture.core.errors import BackboneError
 from overture.core.rows import Answer, Encoded, OneOf
-from overture.engine.attention import Step
 from overture.engine.inputs import Inputs
 from overture.engine.layout import Layout, answer_layout
 from overture.engine.passes import text_layout
@@ -44,7 +43,7 @@ def layer_by_layer(
         )
     bare = [row if isinstance(row.target, OneOf) else replace(row, target=Answer()) for row in rows]
     layout = text_layout(bare, answer_layout, backbone)
-    step = Step(layout.positions, layout.valid, layout.branch, is_packed=True, text_index=layout.trunk_index)
+    step = layout.step()
     hidden, num_layers = inputs.entered(layout), backbone.info.num_layers
     for layer in range(num_layers):
         yield layer, hidden, layout

@@ -3,9 +3,8 @@
 Shape letters: L positions of an image, D width of the language model.
 """
 
-import hashlib
 from collections.abc import Sequence
-from functools import cached_property, partial
+from functools import cached_property
 from random import Random
 from typing import Any
 
@@ -14,11 +13,10 @@ from torch import Tensor
 
 from overture.core.contracts import Frontend
 from overture.core.errors import BackboneError
-from overture.core.media import Media
 from overture.core.rows import Segment, Signal, Tokens
 from overture.engine.backbone import Backbone
 from overture.engine.connectors import CONNECTORS, language_model
-from overture.engine.frontends.image import KeptVectors
+from overture.engine.frontends.image import KeptVectors, checked_image, grid_of, image_signal
 from overture.engine.frontends.pixels import ImageProcessor
 from overture.engine.frontends.text import text_backbone
 from overture.engine.tokenizer import Tokenizer
@@ -34,7 +32,8 @@ class ConnectedImages:
         backbone: the language model inside.
 
     Raises:
-        BackboneError: images are not all prepared to one size, or the vocabulary lacks the tokens around them.
+        BackboneError: images are not prepared to sizes that the tower takes, or the vocabulary lacks the tokens around
+            them, or layers with windows would have to place images by rows and columns.
     """
 
     modalities = frozenset({"image"})
@@ -42,19 +41,40 @@ class ConnectedImages:
     def __init__(self, whole: Any, processor: ImageProcessor, tokenizer: Tokenizer, backbone: Backbone) -> None:
         self.whole, self.processor, self.backbone = whole.requires_grad_(False), processor, backbone
         self._connector = CONNECTORS[whole.config.model_type]
-        self._patch = int(whole.config.vision_config.patch_size)
+        self._side = self._connector.side_of(whole.config)
         self._frame = [_ids(tokenizer, texts, backbone.info.id) for texts in self._connector.frame]
-        self._kept = KeptVectors(self._entered)
-        shape = processor.shape
-        if shape is None or any(edge % self._patch for edge in shape):
+        self._kept = KeptVectors(lambda signal: self._connected(signal.load()[None])[0])
+        self._check_size()
+        if self._connector.has_grid and "sliding_attention" in (backbone.model.config.layer_types or ()):
+            raise BackboneError(
+                "windows of a model that places images by rows and columns are not supported",
+                where=backbone.info.id,
+                got="use_sliding_window: true",
+                fix="a model whose config says use_sliding_window: false, as those that were published do",
+            )
+
+    def _check_size(self) -> None:
+        """Whether the tower takes the sizes that images are prepared to."""
+        name, shape = self.backbone.info.id, self.processor.shape
+        if self._connector.is_fixed:
+            size = int(self.whole.config.vision_config.image_size)
+            if shape != (size, size):
+                raise BackboneError(
+                    "this model's images have one size, which nothing changes",
+                    where=name,
+                    got="a processor whose size depends on the image" if shape is None else f"{shape[0]} x {shape[1]}",
+                    wanted=f"{size} x {size} pixels",
+                    fix=f"leave out what follows @ in the model's name, or name {size}px",
+                )
+            return
+        if (shape is None and not self._connector.has_grid) or any(edge % self._side for edge in shape or ()):
             raise BackboneError(
                 "this model's images must all have one size, a multiple of its patches",
-                where=backbone.info.id,
+                where=name,
                 got="a processor whose size depends on the image" if shape is None else f"{shape[0]} x {shape[1]}",
-                wanted=f"a multiple of {self._patch}",
-                fix=f"name the size: {backbone.info.id}@{16 * self._patch}px",
+                wanted=f"a multiple of {self._side}",
+                fix=f"name the size: {name}@{16 * self._side}px",
             )
-        self._shape = shape
 
     @property
     def fingerprint(self) -> str:
@@ -63,9 +83,10 @@ class ConnectedImages:
 
     @cached_property
     def _length(self) -> int:
-        """Positions of an image, found by one."""
+        """Positions of an image, found by one; where all have one size."""
+        assert self.processor.shape is not None
         channels = getattr(self.whole.config.vision_config, "num_channels", 3)
-        return int(self._connected(torch.zeros(1, channels, *self._shape)).shape[1])
+        return int(self._connected(torch.zeros(1, channels, *self.processor.shape)).shape[1])
 
     def segments(self, value: object) -> list[Segment]:
         """An image as one signal, between the tokens that the model expects around it.
@@ -73,17 +94,14 @@ class ConnectedImages:
         Raises:
             BackboneError: it is no image.
         """
-        if not isinstance(value, Media) or value.modality != "image":
-            got = value.modality if isinstance(value, Media) else type(value).__name__
-            raise BackboneError("this model reads texts and images", where=self.backbone.info.id, got=got)
-        key = hashlib.sha256(f"{value.digest} {self.fingerprint}".encode()).hexdigest()
+        image = checked_image(value, "this model reads texts and images", self.backbone.info.id)
         front, back = self._frame
-        signal = Signal("image", key, self._length, partial(self._prepared, value))
+        grid = grid_of(image, self.processor, self._side) if self._connector.has_grid else None
+        length = grid[0] * grid[1] if grid else self._length
+        facts = {"is_whole": self._connector.is_whole, "grid": grid}
+        signal = image_signal(image, self.processor, self._side, length, **facts)
         segments: list[Segment] = [*([Tokens(front)] if front else []), signal, *([Tokens(back)] if back else [])]
         return segments
-
-    def _prepared(self, image: Media) -> Tensor:
-        return self.processor.prepared(image.open(), self._patch, image.where)
 
     def enter(self, segments: Sequence[Segment]) -> Tensor:
         """Vectors of all positions, [L, D]; those of the first images are kept."""
@@ -97,9 +115,6 @@ class ConnectedImages:
     def sample(self, num: int, random: Random) -> Tensor:
         """Vectors of common tokens, [num, D]: prompts of such a model start from words."""
         return self.backbone.text.sample(num, random)
-
-    def _entered(self, signal: Signal) -> Tensor:
-        return self._connected(signal.load()[None])[0]
 
     @torch.no_grad()
     def _connected(self, pixels: Tensor) -> Tensor:

@@ -8,7 +8,6 @@ Shape letters: C channels, H height, W width, L positions of an image, D width o
 
 import hashlib
 from collections.abc import Callable, Sequence
-from functools import partial
 from random import Random
 from typing import Any
 
@@ -54,6 +53,49 @@ class KeptVectors:
         return vectors
 
 
+def checked_image(value: object, what: str, where: str) -> Media:
+    """A value that is an image.
+
+    Args:
+        value: of a row.
+        what: what the error says of others.
+        where: the model.
+
+    Raises:
+        BackboneError: it is no image.
+    """
+    if not isinstance(value, Media) or value.modality != "image":
+        raise BackboneError(what, where=where, got=value.modality if isinstance(value, Media) else type(value).__name__)
+    return value
+
+
+def grid_of(image: Media, processor: ImageProcessor, side: int) -> tuple[int, int]:
+    """Rows and columns of squares, whose side is in pixels, that an image has once it is prepared."""
+    size = processor.shape
+    if size is None:
+        height, width = image.open().shape[:2]
+        size = processor.size_of(height, width, side)
+    return size[0] // side, size[1] // side
+
+
+def image_signal(image: Media, processor: ImageProcessor, side: int, length: int, **facts: Any) -> Signal:
+    """The signal of an image.
+
+    Args:
+        image: the image.
+        processor: prepares its pixels.
+        side: pixels that its sides become multiples of, where its size is its own.
+        length: its positions.
+        facts: as in `Signal`.
+    """
+    key = hashlib.sha256(f"{image.digest} {processor.sha256}".encode()).hexdigest()
+
+    def load() -> Tensor:
+        return processor.prepared(image.open(), side, image.where)
+
+    return Signal("image", key, length, load, **facts)
+
+
 class ImageFrontend:
     """Meets `core.contracts.Frontend`.
 
@@ -93,18 +135,9 @@ class ImageFrontend:
         Raises:
             BackboneError: it is no image.
         """
-        if not isinstance(value, Media) or value.modality != "image":
-            got = value.modality if isinstance(value, Media) else type(value).__name__
-            raise BackboneError("a model of images reads nothing else", where=self.backbone.info.id, got=got)
-        key = hashlib.sha256(f"{value.digest} {self.fingerprint}".encode()).hexdigest()
-        length = self._length
-        if self.processor.shape is None:
-            height, width = value.open().shape[:2]
-            length = self.num_own + self._num_patches(*self.processor.size_of(height, width, self.patch))
-        return [Signal("image", key, length, partial(self._prepared, value))]
-
-    def _prepared(self, image: Media) -> Tensor:
-        return self.processor.prepared(image.open(), self.patch, image.where)
+        image = checked_image(value, "a model of images reads nothing else", self.backbone.info.id)
+        rows, columns = grid_of(image, self.processor, self.patch)
+        return [image_signal(image, self.processor, self.patch, self.num_own + rows * columns)]
 
     def enter(self, segments: Sequence[Segment]) -> Tensor:
         """Vectors of all positions, [L, D]; those of the first images are kept, since nothing trains what makes them.

@@ -26,6 +26,7 @@ from overture.engine.frontends.preparation import preparation_of
 
 _RESIZED_BY = "pillow"
 _EPSILON = 1e-5
+_BICUBIC = 3
 
 
 class ImageProcessor(Config):
@@ -35,6 +36,9 @@ class ImageProcessor(Config):
     width: int | None = Field(None, ge=1, description="Width of the resized image in pixels.")
     shortest: int | None = Field(None, ge=1, description="The shorter edge of the resized image, instead of both.")
     most_patches: int | None = Field(None, ge=1, description="As many patches as fit in this number, instead of sizes.")
+    pixels: tuple[int, int] | None = Field(
+        None, description="Least and most pixels of an image that nearly keeps its shape, instead of sizes."
+    )
     crop: tuple[int, int] | None = Field(None, description="Height and width that are cut from the middle.")
     resample: int = Field(ge=0, le=5, description="Number of pillow's filter: 2 bilinear, 3 bicubic.")
     scale: float | None = Field(1 / 255, gt=0, description="Factor on the eight-bit values; none leaves them.")
@@ -58,6 +62,12 @@ class ImageProcessor(Config):
             # Idefics 3 and SmolVLM: the image as a whole, without the parts that large ones may be cut into as well.
             side = values["max_image_size"]["longest_edge"]
             sizes = {"height": side, "width": side}
+        elif kind.startswith("Qwen2VL"):
+            size = values.get("size") or {}
+            least = values.get("min_pixels") or size.get("shortest_edge")
+            sizes["pixels"] = (least, values.get("max_pixels") or size.get("longest_edge"))
+            # Files of the published models do not say it.
+            values = {"resample": _BICUBIC, **values}
         elif "max_num_patches" in values:
             sizes["most_patches"] = values["max_num_patches"]
         elif values.get("do_resize", True):
@@ -83,7 +93,11 @@ class ImageProcessor(Config):
     @property
     def sha256(self) -> str:
         """Fingerprint of all that decides which pixels an image becomes."""
-        return hashlib.sha256(json.dumps([_RESIZED_BY, self.model_dump()], sort_keys=True).encode()).hexdigest()
+        values = self.model_dump()
+        if self.pixels is None:
+            # Fingerprints from before there was this option stay what they were.
+            del values["pixels"]
+        return hashlib.sha256(json.dumps([_RESIZED_BY, values], sort_keys=True).encode()).hexdigest()
 
     @property
     def shape(self) -> tuple[int, int] | None:
@@ -99,7 +113,8 @@ class ImageProcessor(Config):
             size: height and width in pixels.
         """
         if self.crop is None:
-            return self.model_copy(update={"height": size, "width": size, "shortest": None, "most_patches": None})
+            others = dict.fromkeys(("shortest", "most_patches", "pixels"))
+            return self.model_copy(update={"height": size, "width": size, **others})
         factor = size / min(self.crop)
         scaled = {
             name: round(edge * factor) for name in ("height", "width", "shortest") if (edge := getattr(self, name))
@@ -116,6 +131,8 @@ class ImageProcessor(Config):
         """
         if self.most_patches:
             return _most_patches(height, width, patch, self.most_patches)
+        if self.pixels:
+            return _near_shape(height, width, patch, self.pixels)
         if self.shortest:
             longest = int(self.shortest * max(height, width) / min(height, width))
             return (longest, self.shortest) if width <= height else (self.shortest, longest)
@@ -184,6 +201,20 @@ def _cropped(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
     pixels = np.pad(pixels, [*borders, (0, 0)])
     top, left = (pixels.shape[0] - height) // 2, (pixels.shape[1] - width) // 2
     return pixels[top : top + height, left : left + width]
+
+
+def _near_shape(height: int, width: int, side: int, pixels: tuple[int, int]) -> tuple[int, int]:
+    """The size nearest to an image's own whose edges are multiples of a side, within least and most pixels."""
+    least, most = pixels
+    rows, columns = [round(edge / side) for edge in (height, width)]
+    area = rows * columns * side * side
+    if area > most:
+        factor = math.sqrt(height * width / most)
+        rows, columns = [max(1, math.floor(edge / factor / side)) for edge in (height, width)]
+    elif area < least:
+        factor = math.sqrt(least / (height * width))
+        rows, columns = [math.ceil(edge * factor / side) for edge in (height, width)]
+    return rows * side, columns * side
 
 
 def _most_patches(height: int, width: int, patch: int, most: int) -> tuple[int, int]:
