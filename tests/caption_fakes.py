@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers.models import clip
+from transformers import AutoModel
+from transformers.models import clip, siglip, siglip2
 from transformers.models.clip import CLIPTokenizer
 
 from fakes import source_of
@@ -18,8 +19,9 @@ from overture.engine.backbone import Backbone
 from overture.engine.frontends.image import image_backbone
 from overture.engine.load import caption_tower
 from overture.prompt.source import PromptSource
-from vision_fakes import LAYERS, PATCH, SIZE, WIDTH, image_rows, make_processor
+from vision_fakes import LAYERS, PATCH, SIZE, WIDTH, image_rows, library_inputs, make_processor
 
+CONFIGS = {"siglip": siglip.SiglipConfig, "siglip2": siglip2.Siglip2Config}
 SPACE, TEXT_WIDTH, CONTEXT = 24, 16, 77
 NAMES = ["".join(pair) for pair in itertools.product("abcdefghij", "klmnopqrst")]
 """A hundred labels, of two tokens each."""
@@ -32,41 +34,49 @@ def make_tokenizer() -> CLIPTokenizer:
     return CLIPTokenizer(vocab={text: number for number, text in enumerate(texts)}, merges=[])
 
 
-def make_clip(dtype: torch.dtype = torch.float64) -> Any:
-    """A random model of both towers, in which every parameter counts."""
+def make_clip(dtype: torch.dtype = torch.float64, kind: str = "clip") -> Any:
+    """A random model of both towers, in which every parameter counts; CLIP, SigLIP or SigLIP 2 with free sizes."""
     tower = {"intermediate_size": 48, "num_attention_heads": 4}
     size = len(make_tokenizer())
-    texts = tower | {"hidden_size": TEXT_WIDTH, "num_hidden_layers": 2, "vocab_size": size, "projection_dim": SPACE}
+    texts = tower | {"hidden_size": TEXT_WIDTH, "num_hidden_layers": 2, "vocab_size": size}
     texts |= {"max_position_embeddings": CONTEXT, "eos_token_id": size - 1, "bos_token_id": size - 2}
-    images = tower | {"hidden_size": WIDTH, "num_hidden_layers": LAYERS, "patch_size": PATCH, "image_size": SIZE}
-    config = clip.CLIPConfig(text_config=texts, vision_config=images | {"projection_dim": SPACE}, projection_dim=SPACE)
+    images = tower | {"hidden_size": WIDTH, "num_hidden_layers": LAYERS, "patch_size": PATCH}
+    if kind == "clip":
+        spaces = {"projection_dim": SPACE}
+        images |= {"image_size": SIZE} | spaces
+        config: Any = clip.CLIPConfig(text_config=texts | spaces, vision_config=images, **spaces)
+    else:
+        # The images' width is the common space.
+        texts |= {"projection_size": WIDTH}
+        images |= {"image_size": SIZE} if kind == "siglip" else {"num_patches": 16}
+        config = CONFIGS[kind](text_config=texts, vision_config=images)
     with torch.random.fork_rng():
         torch.manual_seed(6)
-        model = clip.CLIPModel._from_config(config, attn_implementation="sdpa", dtype=torch.float64)
+        model = AutoModel.from_config(config, attn_implementation="sdpa", dtype=torch.float64)
         with torch.no_grad():
             for name, value in model.named_parameters():
-                value.add_(0.2 * torch.randn_like(value)) if name != "logit_scale" else value
+                value.add_(0.2 * torch.randn_like(value)) if name != "logit_scale" else value.fill_(2.6)
     return model.float().to(dtype).eval().requires_grad_(False)
 
 
-def make_caption_backbone(dtype: torch.dtype = torch.float64) -> Backbone:
+def make_caption_backbone(dtype: torch.dtype = torch.float64, kind: str = "clip") -> Backbone:
     """A backbone that no other test shares."""
-    model = make_clip(dtype)
-    backbone = image_backbone(model.vision_model, make_processor("clip_vision_model"), id="tiny-clip")
-    backbone.captions = caption_tower(model, make_tokenizer(), id="tiny-clip", revision=None, weights_sha256="")
+    model, name = make_clip(dtype, kind), f"tiny-{kind}"
+    backbone = image_backbone(model.vision_model, make_processor(f"{kind}_vision_model"), id=name)
+    backbone.captions = caption_tower(model, make_tokenizer(), id=name, revision=None, weights_sha256="")
     return backbone
 
 
 @functools.cache
-def caption_backbone_of(dtype: torch.dtype = torch.float64) -> Backbone:
+def caption_backbone_of(dtype: torch.dtype = torch.float64, kind: str = "clip") -> Backbone:
     """A shared backbone; nothing may change it."""
-    return make_caption_backbone(dtype)
+    return make_caption_backbone(dtype, kind)
 
 
 @functools.cache
-def clip_reference_of(dtype: torch.dtype = torch.float64) -> Any:
+def clip_reference_of(dtype: torch.dtype = torch.float64, kind: str = "clip") -> Any:
     """The same model, never touched by us."""
-    return make_clip(dtype)
+    return make_clip(dtype, kind)
 
 
 def labels_of(names: Sequence[str]) -> Candidates:
@@ -100,8 +110,8 @@ def padded_logits(
 
 def images_of(model: Any, rows: Sequence[Encoded]) -> Tensor:
     """Images in the common space, [B, E], by the library."""
-    pixels = torch.stack([row.input[0].load() for row in rows]).to(model.dtype)
-    return model.get_image_features(pixels).pooler_output
+    named = [library_inputs(model.vision_model, row) for row in rows]
+    return torch.cat([model.get_image_features(**inputs).pooler_output for inputs in named])
 
 
 def texts_of(model: Any, names: Sequence[str], context: Tensor, pattern: str, suffix: str = ".") -> Tensor:
@@ -132,10 +142,10 @@ def texts_of(model: Any, names: Sequence[str], context: Tensor, pattern: str, su
         hook.remove()
 
 
-def save_clip(folder: Path, processor: dict[str, Any]) -> None:
+def save_clip(folder: Path, processor: dict[str, Any], kind: str = "clip") -> None:
     """Both towers, the tokenizer and the preparation, as a checkpoint has them."""
     import json
 
-    make_clip(torch.float32).save_pretrained(folder)
+    make_clip(torch.float32, kind).save_pretrained(folder)
     make_tokenizer().save_pretrained(folder)
     (folder / "preprocessor_config.json").write_text(json.dumps(processor), encoding="utf-8")

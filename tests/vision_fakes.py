@@ -16,6 +16,7 @@ from transformers.models import (
     siglip2,
     vit,
 )
+from transformers.models.siglip2.image_processing_pil_siglip2 import convert_image_to_patches
 
 from overture.core.media import Media
 from overture.core.rows import Candidates, Encoded, OneOf
@@ -105,3 +106,16 @@ def image_rows(backbone: Backbone, num: int = 4, read: Any = None, seed: int = 0
         Encoded(number, tuple(frontend.segments(image)), (), OneOf(LABELS, number % 3, read=read))
         for number, image in enumerate(images)
     ]
+
+
+def library_inputs(model: Any, row: Encoded) -> dict[str, Any]:
+    """An image as transformers' model takes it."""
+    pixels = row.input[0].load()[None].to(model.dtype)
+    if model.config.model_type == "siglip2_vision_model":
+        side = model.config.patch_size
+        patches = torch.from_numpy(convert_image_to_patches(pixels[0].numpy(), side))[None]
+        shape = torch.tensor([[pixels.shape[2] // side, pixels.shape[3] // side]])
+        mask = torch.ones(patches.shape[:2], dtype=torch.long)
+        return {"pixel_values": patches, "pixel_attention_mask": mask, "spatial_shapes": shape}
+    is_resampled = model.config.model_type in ("vit", "deit", "clip_vision_model", "siglip_vision_model")
+    return {"pixel_values": pixels} | ({"interpolate_pos_encoding": True} if is_resampled else {})

@@ -69,8 +69,8 @@ def families_text() -> str:
         [
             name,
             family.kind,
-            "labels, beside CLIP's images"
-            if family.is_stack and family.is_causal
+            "labels, beside images"
+            if family.is_stack and family.has_words and not family.encoder
             else family.reads or (family.encoder and family.encoder.reads) or "text",
             "in the input" if family.reads else "relative" if family.is_rotary else "learned",
         ]
@@ -78,10 +78,10 @@ def families_text() -> str:
     ]
     note = (
         "In decoders every method of texts works at each of its places. `coop`, `kgcoop`, `maple` and `promptsrc` "
-        "stand among the labels' words in CLIP's tower of texts ([images.md](images.md)); any other model refuses "
-        "them. In encoder-decoders `before`, `slots` and `memory` are in the encoder; `after` is in the decoder, "
-        "whose prompt leaves the encoder's output as it is, so that it is kept. Encoders answer label tasks: one- "
-        "token words at a mask, or label vectors (`prompt.labels`). In every cell of the grid, family by family, "
+        "stand among the labels' words in the tower of texts of CLIP and SigLIP ([images.md](images.md)); any other "
+        "model refuses them. In encoder-decoders `before`, `slots` and `memory` are in the encoder; `after` is in the "
+        "decoder, whose prompt leaves the encoder's output as it is, so that it is kept. Encoders answer label tasks: "
+        "one- token words at a mask, or label vectors (`prompt.labels`). In every cell of the grid, family by family, "
         "`tests/contract/test_grid.py` holds loss and gradients to the untouched model's, with and without kept "
         "inputs, or the refusal to an error with a fix; the other laws hold in a sample of the cells. "
         "`test_vision.py`, `test_captions.py`, `test_vlm.py` and `test_sound.py` beside it hold the laws for images "

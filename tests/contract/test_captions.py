@@ -20,6 +20,7 @@ from caption_fakes import (
     images_of,
     labels_of,
     padded_logits,
+    save_clip,
     texts_of,
 )
 from fakes import backbone_of, source_of
@@ -27,15 +28,17 @@ from overture.core.contracts import LabelScores, Losses
 from overture.core.errors import BackboneError, ConfigError
 from overture.core.injection import Injection
 from overture.core.rows import OneOf
+from overture.engine import load
 from overture.engine.backbone import Backbone
 from overture.engine.cache import InputCache
+from overture.engine.load import load_backbone
 from overture.engine.operations import counted
 from overture.engine.prompted import PromptedModel, RowPrompts
 from overture.prompt.build import build_prompt
 from overture.prompt.captions import zero_shot
 from overture.prompt.config import PromptConfig
 from overture.prompt.pack import prompt_from, prompt_tensors
-from vision_fakes import vision_backbone_of
+from vision_fakes import SIZE, make_processor, vision_backbone_of
 
 CLOSE = {"rtol": 1e-7, "atol": 1e-7}
 CASES = [
@@ -47,6 +50,7 @@ CASES = [
     ("maple", "memory", {"depth": 2}),
     ("promptsrc", "memory", {"depth": 2, "text_weight": 2.0}),
 ]
+KINDS = ("clip", "siglip", "siglip2")
 PLACES = {"maple": "memory", "promptsrc": "memory"}
 PATTERNS = {"before": "x x x {}", "around": "x x {} x", "after": "{} x x x"}
 
@@ -64,14 +68,16 @@ def prompt_of(
     return prompt
 
 
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("method", "place", "options"), CASES[:5], ids=str)
-def test_scores_are_those_of_padded_captions(method, place, options):
-    backbone, names = caption_backbone_of(), NAMES[:5]
+def test_scores_are_those_of_padded_captions(method, place, options, kind):
+    backbone, names = caption_backbone_of(kind=kind), NAMES[:5]
     rows, prompt = caption_rows(backbone, names), prompt_of(method, place, options, backbone)
     (values,) = prompt.trainable().values()
     ours = torch.stack(PromptedModel(backbone, prompt).ask(rows, LabelScores()))
     suffix = options.get("suffix", ".")
-    theirs = padded_logits(clip_reference_of(), rows, names, values, PATTERNS[place], suffix).log_softmax(1)
+    reference = clip_reference_of(kind=kind)
+    theirs = padded_logits(reference, rows, names, values, PATTERNS[place], suffix).log_softmax(1)
     torch.testing.assert_close(ours, theirs.detach(), **CLOSE)
     assert len({round(float(score), 6) for score in ours.flatten()}) == ours.numel()
 
@@ -99,9 +105,10 @@ def test_a_step_on_a_hundred_labels_runs_a_tenth_of_the_padded_tokens():
     assert of_both.layer_positions == counts.layer_positions
 
 
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("method", "place", "options"), CASES, ids=str)
-def test_batches_caches_and_company_change_nothing(method, place, options):
-    backbone = caption_backbone_of()
+def test_batches_caches_and_company_change_nothing(method, place, options, kind):
+    backbone = caption_backbone_of(kind=kind)
     prompt = prompt_of(method, place, options, backbone)
     check_company_changes_nothing(backbone, caption_rows(backbone, NAMES[:5]), prompt, CLOSE)
 
@@ -137,9 +144,10 @@ def test_gradients_match_finite_differences(method, place, options):
         assert (sides[0] - sides[1]) / 2e-5 == pytest.approx(float((gradient * direction).sum()), rel=1e-5, abs=1e-7)
 
 
+@pytest.mark.parametrize("kind", KINDS[:2])
 @pytest.mark.parametrize(("method", "place", "options"), CASES, ids=str)
-def test_what_is_stored_needs_no_tower_of_texts_to_run(method, place, options):
-    backbone = caption_backbone_of()
+def test_what_is_stored_needs_no_tower_of_texts_to_run(method, place, options, kind):
+    backbone = caption_backbone_of(kind=kind)
     rows, prompt = caption_rows(backbone, NAMES[:5]), prompt_of(method, place, options, backbone)
     config = PromptConfig(method=method, place=place, length=3, options=options)
     stored = prompt_from(prompt_tensors(prompt), config, caption_source(backbone, NAMES[:5]))
@@ -151,9 +159,10 @@ def test_what_is_stored_needs_no_tower_of_texts_to_run(method, place, options):
     assert counts.positions == 0
 
 
-def test_deep_prompts_of_both_towers_are_published_ones():
+@pytest.mark.parametrize("kind", KINDS[:2])
+def test_deep_prompts_of_both_towers_are_published_ones(kind):
     """MaPLe's own code: vectors put into every layer of either tower and cut off again."""
-    backbone, reference, names = caption_backbone_of(), clip_reference_of(), NAMES[:5]
+    backbone, reference, names = caption_backbone_of(kind=kind), clip_reference_of(kind=kind), NAMES[:5]
     rows, prompt = caption_rows(backbone, names, 3), prompt_of("maple", "memory", {"depth": 2}, backbone)
     ours = torch.stack(PromptedModel(backbone, prompt).ask(rows, LabelScores()))
     layers = torch.cat([prompt.values[None], prompt.deep])
@@ -168,9 +177,10 @@ def test_deep_prompts_of_both_towers_are_published_ones():
     torch.testing.assert_close(ours, theirs, **CLOSE)
 
 
-def test_what_holds_prompts_near_the_frozen_model_is_published():
+@pytest.mark.parametrize("kind", KINDS[:2])
+def test_what_holds_prompts_near_the_frozen_model_is_published(kind):
     """PromptSRC's own code: its four terms, each a mean over the batch, which are our rows' mean."""
-    backbone, reference, names = caption_backbone_of(), clip_reference_of(), NAMES[:5]
+    backbone, reference, names = caption_backbone_of(kind=kind), clip_reference_of(kind=kind), NAMES[:5]
     captions, weights = ("a {}.", "no {}", "{} of a, b"), {"text_weight": 3.0, "image_weight": 2.0}
     options = {"depth": 2, "captions": captions, **weights}
     rows, prompt = caption_rows(backbone, names, 4), prompt_of("promptsrc", "memory", options, backbone)
@@ -252,12 +262,13 @@ def _inserted(layer: Any, vectors_PD: Tensor) -> list[Any]:
     return [pre, layer.register_forward_hook(after, with_kwargs=True)]
 
 
-def test_captions_written_by_hand_are_those_of_the_library():
-    backbone, names = caption_backbone_of(), NAMES[:5]
+@pytest.mark.parametrize("kind", KINDS)
+def test_captions_written_by_hand_are_those_of_the_library(kind):
+    backbone, names = caption_backbone_of(kind=kind), NAMES[:5]
     rows = caption_rows(backbone, names)
     ours = PromptedModel(backbone, zero_shot(caption_source(backbone, names))).ask(rows, LabelScores())
     none = torch.zeros(0, 16, dtype=torch.float64)
-    theirs = padded_logits(clip_reference_of(), rows, names, none, "a photo of a {}").log_softmax(1)
+    theirs = padded_logits(clip_reference_of(kind=kind), rows, names, none, "a photo of a {}").log_softmax(1)
     torch.testing.assert_close(torch.stack(ours), theirs, **CLOSE)
 
 
@@ -321,3 +332,31 @@ def test_what_does_not_fit_is_refused(options):
     with pytest.raises(ConfigError) as error:
         build_prompt(config, caption_source(backbone, NAMES[:5]), 0).injection()
     assert error.value.fix
+
+
+@pytest.mark.parametrize("kind", KINDS[:2])
+def test_a_folder_is_both_towers_that_were_saved(kind, tmp_path):
+    values = make_processor(f"{kind}_vision_model")
+    processor = {"size": {"height": SIZE, "width": SIZE}, "resample": 2}
+    save_clip(tmp_path, processor | {"image_mean": values.mean, "image_std": values.std}, kind)
+    backbone, names = load_backbone(str(tmp_path), device="cpu", notify=lambda text: None), NAMES[:5]
+    rows = caption_rows(backbone, names, 2)
+    ours = PromptedModel(backbone, zero_shot(caption_source(backbone, names))).ask(rows, LabelScores())
+    reference = clip_reference_of(torch.float32, kind)
+    theirs = padded_logits(reference, rows, names, torch.zeros(0, 16), "a photo of a {}").log_softmax(1)
+    torch.testing.assert_close(torch.stack(ours), theirs, rtol=1e-4, atol=1e-4)
+
+
+def test_a_tokenizer_that_cannot_be_loaded_leaves_the_images(tmp_path, monkeypatch):
+    values, notices = make_processor("siglip_vision_model"), []
+    processor = {"size": {"height": SIZE, "width": SIZE}, "resample": 2}
+    save_clip(tmp_path, processor | {"image_mean": values.mean, "image_std": values.std}, "siglip")
+
+    def refused(*args: Any, **named: Any) -> None:
+        raise ImportError("a package is missing")
+
+    monkeypatch.setattr(load.AutoTokenizer, "from_pretrained", refused)
+    backbone = load_backbone(str(tmp_path), device="cpu", notify=notices.append)
+    assert backbone.captions is None
+    assert backbone.modalities == {"image"}
+    assert any("a package is missing" in notice for notice in notices)

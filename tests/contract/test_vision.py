@@ -7,7 +7,6 @@ import pytest
 import torch
 from company import check_company_changes_nothing
 from torch import Tensor
-from transformers.models.siglip2.image_processing_pil_siglip2 import convert_image_to_patches
 
 from fakes import SMALL, Case, source_of
 from overture.core.contracts import Features, LabelScores
@@ -27,6 +26,7 @@ from vision_fakes import (
     VISION,
     WIDTH,
     image_rows,
+    library_inputs,
     make_vision_backbone,
     vision_backbone_of,
     vision_reference_of,
@@ -62,23 +62,10 @@ def prompt_of(case: Case, backbone: Backbone, length: int = 3, seed: int = 0) ->
     return prompt
 
 
-def theirs(model: Any, row: Encoded) -> dict[str, Any]:
-    """An image as transformers' model takes it."""
-    pixels = row.input[0].load()[None].to(model.dtype)
-    if model.config.model_type == "siglip2_vision_model":
-        side = model.config.patch_size
-        patches = torch.from_numpy(convert_image_to_patches(pixels[0].numpy(), side))[None]
-        shape = torch.tensor([[pixels.shape[2] // side, pixels.shape[3] // side]])
-        mask = torch.ones(patches.shape[:2], dtype=torch.long)
-        return {"pixel_values": patches, "pixel_attention_mask": mask, "spatial_shapes": shape}
-    is_resampled = model.config.model_type in ("vit", "deit", "clip_vision_model", "siglip_vision_model")
-    return {"pixel_values": pixels} | ({"interpolate_pos_encoding": True} if is_resampled else {})
-
-
 def last_states(model: Any, row: Encoded) -> Tensor:
     """Transformers' last hidden states; CLIP's with the norm that it puts behind its first token."""
     with torch.no_grad():
-        states = model(**theirs(model, row)).last_hidden_state[0]
+        states = model(**library_inputs(model, row)).last_hidden_state[0]
         return model.post_layernorm(states) if model.config.model_type == "clip_vision_model" else states
 
 

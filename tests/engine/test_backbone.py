@@ -190,6 +190,8 @@ def test_every_supported_family_is_tested():
         "bart",
         "clip_text_model",
         "qwen2_5_vl_text",
+        "siglip_text_model",
+        "siglip2_text_model",
         *VISION,
         *of_sounds,
         "whisper",

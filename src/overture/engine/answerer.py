@@ -30,13 +30,14 @@ from overture.core.injection import Injection
 from overture.core.rows import Answer, Encoded, Likelihood, OneOf, ScoredToken, Written
 from overture.engine import seq2seq
 from overture.engine.backbone import Backbone
+from overture.engine.captions import CaptionTower
 from overture.engine.generate import greedy_tokens, written
 from overture.engine.inputs import Inputs, Progress, groups
 from overture.engine.layout import Layout, answer_layout, label_layout, single_layout
 from overture.engine.likelihood import token_shares, word_likelihoods
 from overture.engine.passes import Injections, Make, kept_input, prepared, text_layout
 from overture.engine.readers import Batch, Reader, read_states, reader_of
-from overture.engine.states import pooled_by_layer
+from overture.engine.states import pooled_by_layer, pooled_images
 from overture.engine.texts import Texts
 from overture.engine.transfer import moved, sent
 
@@ -191,6 +192,9 @@ class LocalAnswerer:
             hidden, layout = self._kept_states(part)
         else:
             hidden, layout = self._forward(part, reader.make, reader)
+            if tower := self._pooling(reader):
+                hidden = tower.pooled(hidden, layout.trunk_index >= 0)[:, None]
+                layout = single_layout(len(part.rows), self.backbone.device)
         return Batch(self.backbone, part.rows, part.injections, hidden, layout), reader
 
     def _forward(self, part: _Part, make: Make, reader: Reader | None = None) -> tuple[Tensor, Layout]:
@@ -198,7 +202,8 @@ class LocalAnswerer:
         inputs, rows, injections = self._decoding(part)
         prepared_pass = prepared(inputs, rows, injections, make)
         backbone, live, step, layout = inputs.backbone, prepared_pass.live, prepared_pass.step, prepared_pass.layout
-        only = reader.only(layout) if reader and backbone.family.kind == "encoder" else None
+        reads_one = reader and backbone.family.kind == "encoder" and not self._pooling(reader)
+        only = reader.only(layout) if reader and reads_one else None
         end = reader.end_layer if reader and reader.end_layer != len(backbone.layers) else None
         if only is None or any(
             injection and injection.vectors and injection.vectors.targets for injection in injections
@@ -206,6 +211,11 @@ class LocalAnswerer:
             return backbone.run(live, step, prepared_pass.layer, end), layout
         hidden = backbone.run_to(live, step, only, prepared_pass.layer, end)
         return hidden, replace(layout, read=torch.zeros_like(layout.read))
+
+    def _pooling(self, reader: Reader) -> CaptionTower | None:
+        """The tower of texts whose images are read from all of their states; None where one state is read."""
+        tower = self.backbone.captions
+        return tower if reader.reads_images and tower is not None and tower.pools else None
 
     def _has_kept_states(self, part: _Part) -> bool:
         """Whether the states that are read are the model's own, of images or sounds, and can be kept."""
@@ -216,8 +226,12 @@ class LocalAnswerer:
 
     def _kept_states(self, part: _Part) -> tuple[Tensor, Layout]:
         """The state that each row's label is read from without a prompt, [B, 1, D], as a row of one token."""
-        one_state = reader_of(part.rows[0].target, part.injections[0]).one_state
+        reader = reader_of(part.rows[0].target, part.injections[0])
+        one_state = reader.one_state
         assert one_state is not None
+        if tower := self._pooling(reader):
+            states = pooled_images(self.inputs, part.rows, tower.pooled)
+            return moved(states[:, None], self.backbone.device), single_layout(len(part.rows), self.backbone.device)
         layer = self.backbone.info.num_layers if one_state.layer is None else one_state.layer
         pooled = pooled_by_layer(self.inputs, part.rows, (layer,))
         hidden = torch.stack([entry[0, int(one_state.is_mean)] for entry in pooled])[:, None]

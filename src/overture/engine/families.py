@@ -174,6 +174,14 @@ _TOWER = replace(_IMAGES, layers="encoder.layers", norm="post_layernorm")
 _DINO = replace(_IMAGES, layers="encoder.layer", front=fronts.embedded)
 _SOUNDS = replace(_IMAGES, reads="audio", front=sound_fronts.spectrogram)
 _WAVES = replace(_SOUNDS, layers="encoder.layers", norm="encoder.layer_norm", front=sound_fronts.waves)
+_CLIP_TEXTS = Family(
+    base="",
+    layers="encoder.layers",
+    positions="embeddings.position_embedding",
+    norm="final_layer_norm",
+    is_stack=True,
+)
+_SIGLIP_TEXTS = replace(_CLIP_TEXTS, is_causal=False, drops_keywords=True)
 _WHISPER = Family(
     base="model.decoder",
     positions="embed_positions",
@@ -193,13 +201,7 @@ FAMILIES = {
     "audio-spectrogram-transformer": _SOUNDS,
     "bart": _with_encoder(_BART, "model.encoder", num_heads="encoder_attention_heads"),
     "bert": _BERT,
-    "clip_text_model": Family(
-        base="",
-        layers="encoder.layers",
-        positions="embeddings.position_embedding",
-        norm="final_layer_norm",
-        is_stack=True,
-    ),
+    "clip_text_model": _CLIP_TEXTS,
     "clip_vision_model": replace(_TOWER, front=fronts.resampled_and_normed),
     "deit": _IMAGES,
     "dinov2": _DINO,
@@ -235,7 +237,9 @@ FAMILIES = {
         before_first="embeddings.padding_idx",
         transform=("lm_head.dense", torch.nn.functional.gelu, "lm_head.layer_norm"),
     ),
+    "siglip2_text_model": _SIGLIP_TEXTS,
     "siglip2_vision_model": replace(_TOWER, drops_keywords=True, front=fronts.in_patches),
+    "siglip_text_model": _SIGLIP_TEXTS,
     "siglip_vision_model": replace(_TOWER, drops_keywords=True),
     "t5": _with_encoder(_T5, "encoder"),
     "vit": _IMAGES,

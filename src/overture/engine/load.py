@@ -29,7 +29,7 @@ from overture.engine.frontends.preparation import FILES as PREPARATION
 from overture.engine.frontends.text import text_backbone
 from overture.engine.hub import copies_of, fetch_preparation, has_only_copies
 from overture.engine.model_files import Notify, hub_digest, located
-from overture.engine.options import COMPARING, EMBEDDED, TOWERS, sized
+from overture.engine.options import EMBEDDED, TOWERS, sized
 from overture.engine.precision import fastest_dtype
 from overture.engine.ranks import Ranks
 from overture.engine.tokenizer import Tokenizer
@@ -85,10 +85,8 @@ def load_backbone(
             and (is_shared or not _has_file(PREPARATION, source, path, **options))
         ):
             connector = None
-        has_captions = whole.model_type in COMPARING
-        inner = None
-        if family.has_words or (has_captions and _has_file(_TOKENIZER_FILES, source, path, **options)):
-            inner = AutoTokenizer.from_pretrained(source, trust_remote_code=False, **options)
+        has_captions = whole.model_type in TOWERS
+        inner = _tokenizer_of(source, path, family.has_words, has_captions, notify, **options)
         made: dict[str, Any] = {"add_pooling_layer": False} if config.model_type in _WITH_POOLER else {}
         # Where peft is installed the library looks for an adapter beside the weights, and does not pass this on to it.
         made |= {"adapter_kwargs": {"local_files_only": options["local_files_only"]}} if options else {}
@@ -148,7 +146,10 @@ def caption_tower(model: Any, inner: Any, **facts: Unpack[_Facts]) -> CaptionTow
     """
     tokenizer = Tokenizer(inner, max_length(model.text_model.config), is_encoder=True)
     texts = text_backbone(model.text_model, tokenizer, **facts)
-    return CaptionTower(texts, model.text_projection, model.visual_projection, model.logit_scale)
+    if texts.family.is_causal:
+        return CaptionTower(texts, model.text_projection, model.visual_projection, model.logit_scale)
+    # SigLIP's bias is the same for all labels, of which one is right, so it changes no probability.
+    return CaptionTower(texts, model.text_model.head, model.vision_model.head, model.logit_scale, inner.pad_token_id)
 
 
 def _of_texts(model: Any, family: Family, inner: Any, folder: Path, **facts: Unpack[_Facts]) -> Backbone:
@@ -259,6 +260,22 @@ def _has_file(names: Sequence[str], source: str, folder: Path | None, **options:
     if folder:
         return any((folder / name).is_file() for name in names)
     return any(cached_file(source, name, _raise_exceptions_for_missing_entries=False, **options) for name in names)
+
+
+def _tokenizer_of(
+    source: str, folder: Path | None, has_words: bool, has_captions: bool, notify: Notify, **options: Any
+) -> Any:
+    """transformers' tokenizer; None of models without words, and of two towers where it cannot be loaded."""
+    if not has_words and not (has_captions and _has_file(_TOKENIZER_FILES, source, folder, **options)):
+        return None
+    try:
+        return AutoTokenizer.from_pretrained(source, trust_remote_code=False, **options)
+    except (ImportError, ValueError) as error:
+        if has_words:
+            raise
+        # SigLIP's may need a package of its own, which its images do not.
+        notify(f"{source}: its images are read alone, since its tokenizer cannot be loaded: {error}")
+        return None
 
 
 _TOKENIZER_FILES = ("tokenizer.json", "vocab.json")

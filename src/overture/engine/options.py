@@ -29,16 +29,16 @@ ENCODERS = (
     "hubert",
     "modernbert",
     "roberta",
+    "siglip2_text_model",
     "siglip2_vision_model",
+    "siglip_text_model",
     "siglip_vision_model",
     "vit",
     "wav2vec2",
 )
-TOWERS = ("clip", "siglip", "siglip2")
-"""Model types of two towers, of which that of the images is read."""
-COMPARING = ("clip",)
-"""Those of them whose texts are read from left to right: their images can be compared with prompted texts."""
 """Model types whose tokens see what stands behind them; `engine.families` has the rest of their facts."""
+TOWERS = ("clip", "siglip", "siglip2")
+"""Model types of two towers: that of the images is read, and its images are compared with prompted texts."""
 
 Device = Annotated[str, StringConstraints(pattern=r"^(auto|cpu|cuda(:\d+)?)$")]
 CacheDType = Literal["model", "bfloat16"]

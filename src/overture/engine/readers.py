@@ -75,6 +75,11 @@ class Reader(ABC):
         raise TypeError(f"row {batch.rows[0].row} is compared with no texts")
 
     @property
+    def reads_images(self) -> bool:
+        """Whether images are read as the model compares them with texts."""
+        return False
+
+    @property
     def make(self) -> Make:
         """Lays out what stands behind the rows: label words, or an answer."""
         return label_layout if self.has_words else answer_layout
@@ -295,6 +300,11 @@ class _Texts(_OneOf):
     """A text for each label, in the space that images are mapped to; see `engine.captions`."""
 
     __slots__ = ()
+
+    @property
+    def reads_images(self) -> bool:
+        """They are what is read."""
+        return True
 
     @property
     def one_state(self) -> OneState | None:

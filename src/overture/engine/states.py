@@ -3,7 +3,7 @@
 Shape letters: B rows, L length, N layers, D width.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 import torch
@@ -80,6 +80,29 @@ def pooled_by_layer(inputs: Inputs, rows: Sequence[Encoded], layers: tuple[int, 
                 if cache is not None:
                     cache.put(("pooled", layer, *contents[number]), entry.clone())
     return [torch.stack([pooled[number, layer] for layer in layers]) for number in range(len(rows))]
+
+
+def pooled_images(inputs: Inputs, rows: Sequence[Encoded], pooled: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """For each row the one state that the model compares with texts, [B, D]; kept by content where there is a cache.
+
+    Args:
+        inputs: gives what enters the first layer, and has the cache.
+        rows: a batch.
+        pooled: from last states [B, S, D], and where a row's own are [B, S], to one state of each, [B, D].
+    """
+    cache = inputs.cache
+    keys = [("compared", *row.input_elements, *row.anchor_elements) for row in rows]
+    entries = [None if cache is None else cache.get(key) for key in keys]
+    missing = [number for number, entry in enumerate(entries) if entry is None]
+    if missing:
+        *_, (_, hidden, layout) = layer_by_layer(inputs, [rows[number] for number in missing])
+        with torch.no_grad():
+            states = pooled(hidden, layout.trunk_index >= 0)
+        for number, state in zip(missing, states, strict=True):
+            entries[number] = state.clone()
+            if cache is not None:
+                cache.put(keys[number], state.clone())
+    return torch.stack([entry for entry in entries if entry is not None])
 
 
 def states_at(inputs: Inputs, picks: Sequence[tuple[Encoded, int]]) -> Tensor:
