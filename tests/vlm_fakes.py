@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForImageTextToText
+from transformers import AutoModelForImageTextToText, masking_utils
 from transformers.models import gemma3, idefics3, llava, qwen2_5_vl, smolvlm
 
 from fakes import BOS, CONTEXT, EOS, ONE_TOKEN, SEVERAL_TOKENS, make_inner_tokenizer
@@ -94,6 +94,11 @@ def vlm_backbone_of(family: str, dtype: torch.dtype = torch.float64) -> Backbone
 @functools.cache
 def vlm_reference_of(family: str, dtype: torch.dtype = torch.float64) -> Any:
     """The same model, never touched by us."""
+    if family == "gemma3":
+        # Its masks need a part of torch's compiler, for which there is a stand-in where the library came lean.
+        from torch._dynamo._trace_wrapped_higher_order_op import TransformGetItemToIndex
+
+        masking_utils.TransformGetItemToIndex = TransformGetItemToIndex
     return make_vlm(family, dtype)
 
 

@@ -204,7 +204,7 @@ def test_what_holds_prompts_near_the_frozen_model_is_published(kind):
             weights["image_weight"] * torch.nn.functional.l1_loss(images_BE, frozen_BE),
             divergence / logits.numel(),
         ]
-    assert all(term > 1e-3 for term in terms)
+    assert all(term > 1e-5 for term in terms)
     model = PromptedModel(backbone, prompt)
     torch.testing.assert_close(torch.stack(model.ask(rows, Losses())).mean(), plain + sum(terms), **CLOSE)
     unheld = torch.stack(model.ask(rows, Losses(with_vector_targets=False))).mean()

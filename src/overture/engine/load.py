@@ -23,7 +23,7 @@ from transformers.utils import cached_file
 from overture.core.errors import BackboneError
 from overture.engine.backbone import Backbone
 from overture.engine.captions import CaptionTower
-from overture.engine.connectors import CONNECTORS
+from overture.engine.connectors import CONNECTORS, language_model
 from overture.engine.families import Family, family_of, max_length
 from overture.engine.frontends.preparation import FILES as PREPARATION
 from overture.engine.frontends.text import text_backbone
@@ -79,12 +79,6 @@ def load_backbone(
         config = _read_config(whole)
         family = family_of(config.model_type, name)
         connector = CONNECTORS.get(whole.model_type)
-        if (
-            connector
-            and connector.has_texts_alone
-            and (is_shared or not _has_file(PREPARATION, source, path, **options))
-        ):
-            connector = None
         has_captions = whole.model_type in TOWERS
         inner = _tokenizer_of(source, path, family.has_words, has_captions, notify, **options)
         made: dict[str, Any] = {"add_pooling_layer": False} if config.model_type in _WITH_POOLER else {}
@@ -101,8 +95,11 @@ def load_backbone(
             **options,
             **made,
         )
+        may_be_of_texts = connector is not None and connector.has_texts_alone
+        if connector and may_be_of_texts and (is_shared or not _has_file(PREPARATION, source, path, **options)):
+            model, connector = language_model(model, connector), None
         reads = "image" if connector else (family.encoder or family).reads
-        if reads == "image":
+        if reads == "image" or family.kind == "decoder":
             _check_whole(loading["missing_keys"], name)
         if not path and reads:
             fetch_preparation(plain, **options)
