@@ -1,14 +1,17 @@
 """Where a way's loss stays when it writes sentences: at training's end, on validation rows, at the first token.
 
 Rows, seeds and steps are those of `overture compare` (docs/reports/webnlg), but the validation loss chooses the epoch,
-so that nothing is written before the test rows. One JSON a cell, resumable.
+so that nothing is written before the test rows. One JSON a cell, resumable; at the end the first way less each other.
 
-    python bench/quality/written.py --data DIR --way prefix-after --way lora --way lora:after --seeds 3
+    python bench/quality/written.py --data DIR --way prefix-memory --way prefix-after --seeds 3
     python bench/quality/written.py --data DIR --way lora:after --tag small --set options.rank=2 \\
         --set "options.targets=[q_proj,k_proj,v_proj,o_proj]"
 """
 
+import argparse
+import json
 import sys
+from collections.abc import Hashable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +23,7 @@ from overture.core.files import store_dir, write_json
 from overture.core.rows import Answer, Encoded
 from overture.data.rows import gold_of
 from overture.engine.load import load_backbone
+from overture.evaluate.over_seeds import difference_over_seeds, resampled
 from overture.evaluate.scoring import score
 from overture.jobs.compare.cells import Lab
 from overture.jobs.compare.ways import WAYS, Bench, Way, way_named
@@ -138,6 +142,22 @@ def main() -> None:
         print(
             path.name, f"validation loss {best['validation_loss']:.3f}", cell["test"][request.task.metric], flush=True
         )
+    print_differences(args, request.task.metric, gold_of(request.task, lab.splits.test))
+
+
+def print_differences(args: argparse.Namespace, metric: str, gold: Sequence[Hashable]) -> None:
+    """The first way less each other, over the seeds and test rows that both have."""
+    answers: dict[str, dict[int, list[str]]] = {way: {} for way in args.way}
+    for path in args.out.glob(f"*{args.task}-{args.size}-seed*.json"):
+        cell = json.loads(path.read_text(encoding="utf-8"))
+        if cell["way"] in answers and cell["tag"] == args.tag and cell["rows"]["test"] == len(gold):
+            answers[cell["way"]][cell["seed"]] = cell["predicted"]
+    first, *others = args.way
+    for other in others:
+        seeds = sorted(answers[first].keys() & answers[other].keys())
+        if len(seeds) > 1:
+            both = [resampled(metric, gold, [answers[way][seed] for seed in seeds]) for way in (first, other)]
+            print(f"{first} less {other}, {len(seeds)} seeds:", difference_over_seeds(*both).difference)
 
 
 if __name__ == "__main__":
