@@ -45,8 +45,9 @@ def tuned_once(work: Work, folder: Path) -> tuple[PromptedModel, dict[str, Any]]
     """The task file's own setting, trained once: its prompt, and what that took with the inputs' reading."""
     config = work.config
     rate = config.train.lr or own_rate(config.prompt)
-    setting = SeededSetting("default", config.prompt, config.train.model_copy(update={"lr": rate}), config.seed)
-    results, seconds = timed(lambda: fit_settings(work, [setting], set, folder))
+    train = config.train.model_copy(update={"lr": rate})
+    setting = SeededSetting(key="default", prompt=config.prompt, train=train, seed=config.seed)
+    results, seconds = timed(lambda: fit_settings(work, [setting], None, folder / "checkpoint.safetensors"))
     result = results["default"]
     model = work.built(config.prompt, config.seed)
     with torch.no_grad():

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from overture.jobs.search import race, result, search
+from overture.jobs.search import groups, result, search
 from overture.jobs.search.space import Space
 from overture.report import search_page
 from overture.train.checkpoint import Progress
@@ -214,14 +214,15 @@ def test_nobody_wins_unheld_against_the_default(make_task, overture) -> None:
 
 
 def test_a_racer_that_diverges_loses_and_the_race_goes_on(searched, monkeypatch) -> None:
-    together = race.fit_settings
+    together = groups.fit_settings
 
-    def others_diverge(work, members, *rest):
-        results = together(work, members, *rest)
-        gone = [key for key in results if key != "trial 0"]
+    def others_diverge(work, members, decide, checkpoint):
+        results = together(work, members, decide, checkpoint)
+        is_race = any(name.startswith("race-") for name in checkpoint.parts)
+        gone = [key for key in results if key != "trial 0" and is_race]
         return results | {key: FitResult("diverged", {}, results[key].progress) for key in gone}
 
-    monkeypatch.setattr(race, "fit_settings", others_diverge)
+    monkeypatch.setattr(groups, "fit_settings", others_diverge)
     found = searched("--tunes", "8", "--set", "search.cohort=2")
     lanes = {one["key"]: one for one in found["race"]}
     assert len(lanes) == 3
@@ -232,23 +233,25 @@ def test_a_racer_that_diverges_loses_and_the_race_goes_on(searched, monkeypatch)
     assert not any("budget" in note for note in found["notices"])
 
 
-@pytest.mark.parametrize("part", [search, race])
+@pytest.mark.parametrize("part", ["cohort-", "race-"])
 def test_where_scores_fall_below_0_what_diverged_is_no_better(make_task, overture, monkeypatch, tmp_path, part) -> None:
-    together = part.fit_settings
+    together = groups.fit_settings
 
-    def others_diverge(work, members, decide, folder):
+    def others_diverge(work, members, decide, checkpoint):
+        if not any(name.startswith(part) for name in checkpoint.parts):
+            return together(work, members, decide, checkpoint)
         found = {one.key: FitResult("diverged", {}, Progress()) for one in members}
         own = [one for one in members if one.key == "trial 0"]
-        return found | (together(work, own, decide, folder) if own else {})
+        return found | (together(work, own, decide, checkpoint) if own else {})
 
-    monkeypatch.setattr(part, "fit_settings", others_diverge)
+    monkeypatch.setattr(groups, "fit_settings", others_diverge)
     task = make_task(kind="regression", labels={"1": " grim", "3": " fair", "5": " fine"})
     for path in tmp_path.glob("*.jsonl"):
         path.write_text(path.read_text().replace('"bad"', "3").replace('"good"', "5"))
     found = overture("search", task, *SPACE, "--tunes", "8", "--set", "search.cohort=2", "--json").json
     # Half of the right numbers are 3, half 5; who answers nothing says 0 each time.
     worst = 1 - (3**2 + 5**2) / 2
-    if part is race:
+    if part == "race-":
         (mean,) = [one["mean"] for one in found["race"] if one["key"] not in ("none 0", "trial 0")]
         assert mean == pytest.approx(worst)
     else:

@@ -1,4 +1,4 @@
-"""Seeds and cells on workers of a local Ray: the same results as in one process, also when a worker is killed.
+"""Seeds, cells and searches on workers of a local Ray: the same results as in one process, also with a worker killed.
 
 They run in the environment that `make ray` makes; elsewhere one line says that they are skipped.
 """
@@ -16,11 +16,14 @@ pytest.importorskip("ray", reason="Ray is not installed here; make ray runs thes
 
 from overture.core.errors import LostProcess
 from overture.core.records.events import Event, NoticeEvent
+from overture.core.records.search import SearchResult
 from overture.jobs.compare.compare import compare
 from overture.jobs.compare.options import CompareConfig
 from overture.jobs.run import on_ray
 from overture.jobs.run.request import TuneConfig, resolved
 from overture.jobs.run.where import Where
+from overture.jobs.search.options import SearchRequest
+from overture.jobs.search.search import search
 from overture.jobs.tune.tune import tune
 from overture.store.store import Store
 from tiny_task import write_tiny_task
@@ -93,6 +96,42 @@ def test_seeds_and_cells_are_those_of_one_process(task, tmp_path, pids) -> None:
 def cells_in(folder: Path) -> dict[str, Any]:
     """What a comparison's cells predicted, by cell."""
     return {path.name: json.loads(path.read_text()).get("predicted") for path in (folder / "cells").glob("*.json")}
+
+
+def test_a_search_chooses_as_one_process_does_with_a_worker_killed(task, tmp_path, pids) -> None:
+    changes = {
+        "search.method": ["prefix", "vectors"],
+        "search.length": [2, 3],
+        "search.cohort": 4,
+        "search.min_steps": 0,
+        "search.tunes": 12,
+        "train.epochs": 4,
+        "train.warmup_steps": 0,
+        "baselines": False,
+    }
+    config = resolved(SearchRequest, task, changes)
+    alone = search(config, Store(tmp_path / "alone"))
+    events: list[Event] = []
+    killed: list[int] = []
+
+    def listen(event: Event) -> None:
+        events.append(event)
+        if event.event == "epoch" and not killed:
+            killed.append(pids[0])
+            os.kill(pids[0], signal.SIGKILL)
+
+    spread = search(config, Store(tmp_path / "together"), listen, where=TWO)
+    assert killed
+    assert any(isinstance(event, NoticeEvent) and "was lost" in event.text for event in events)
+    assert isinstance(spread, SearchResult)
+    assert isinstance(alone, SearchResult)
+    for name in ("trials", "race"):
+        ours, theirs = getattr(spread, name), getattr(alone, name)
+        assert [entry.title for entry in ours] == [entry.title for entry in theirs]
+    assert [trial.epochs_done for trial in spread.trials] == [trial.epochs_done for trial in alone.trials]
+    assert [lane.scores for lane in spread.race] == [lane.scores for lane in alone.race]
+    assert spread.winner.key == alone.winner.key
+    assert spread.spent.tokens == alone.spent.tokens
 
 
 def test_a_job_that_loses_every_worker_fails_and_the_others_do_not(task, tmp_path, pids) -> None:

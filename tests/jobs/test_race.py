@@ -7,8 +7,8 @@ import pytest
 from scipy.stats import binomtest
 
 from overture.evaluate.intervals import permutation_test
+from overture.jobs.search.halving import first_rung, halving_tokens, is_rung
 from overture.jobs.search.race import Lane, drop_worse, winner_of
-from overture.jobs.search.search import first_rung, halving_tokens, is_rung
 from overture.report.search_charts import frontier
 
 GOLD = ["a"] * 60

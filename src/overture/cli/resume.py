@@ -48,8 +48,14 @@ def resume_command(
     kind = Run.open(kept.runs, run).request().kind
     check_processes(kind == "tune", f"resume of a run of kind {kind}")
     where = where_of(given)
-    if where.on and kind != "tune":
-        raise ConfigError("only seeds of a tuning run are given to workers", where="--on", got=f"a run of kind {kind}")
+    if where.on and kind not in ("tune", "search"):
+        raise ConfigError(
+            "this run's work is not given to workers",
+            where="--on",
+            got=f"a run of kind {kind}",
+            wanted="seeds of a tuning run, or a search for trained prompts",
+            fix="leave --on out",
+        )
     loading()
     if kind == "hard":
         from overture.jobs.wording.search import resume_words
@@ -71,7 +77,7 @@ def resume_command(
         from overture.jobs.search.search import resume_search
 
         searched = worked(
-            lambda listener, stop: resume_search(run, kept, listener, stop, settings=settings or []),
+            lambda listener, stop: resume_search(run, kept, listener, stop, settings=settings or [], where=where),
             store,
             is_json,
             run,

@@ -11,7 +11,7 @@ from overture.cli.options import Given, JsonOption, SetOption, StoreOption, flag
 from overture.cli.out import console, emit, loading, say, seconds_text, show_notes, show_text
 from overture.cli.report import asking, interval_text, show_next
 from overture.cli.tables import Column, show_table
-from overture.cli.tune import BACKBONE, LENGTH, METHOD, PLACE, finish, worked
+from overture.cli.tune import BACKBONE, LENGTH, METHOD, PLACE, WHERE, finish, where_of, worked
 from overture.core.errors import ConfigError
 from overture.jobs.run.request import TuneConfig, check_no_adapter, resolved
 from overture.jobs.search.options import LrConfig, SearchRequest
@@ -44,6 +44,7 @@ _WORDS = ("text", "room", "minutes", "max_tokens", "shuffle_labels")
     flag(SearchRequest, "cache_dtype"),
     flag(SearchRequest, "cache_on_disk", "--cache-on-disk/--no-cache-on-disk"),
     flag(SearchRequest, "track"),
+    *WHERE,
 )
 def search_command(
     task: Annotated[Path, typer.Argument(metavar="TASK.yaml", help="The task file; `search:` in it says the same.")],
@@ -58,7 +59,15 @@ def search_command(
     """
     root = store_root(store)
     flags = {**given.of(SearchRequest), **given.of(HardRequest)}
-    request = resolved(HardRequest, task, flags, settings or [])
+    request, where = resolved(HardRequest, task, flags, settings or []), where_of(given)
+    if where.on and request.search.form != "soft":
+        raise ConfigError(
+            "only a search for trained prompts runs on workers",
+            where="--on",
+            got=f"--form {request.search.form}: candidates of words are chosen by the rows that others were scored on, "
+            "a few passes at a time, on one machine's kept texts",
+            fix="leave --on out; or --form soft",
+        )
     if request.search.form == "hard":
         search_words_command(
             request, [name for name in (*_SPACE, *_BUDGET) if f"search.{name}" in flags], store, is_json
@@ -84,7 +93,7 @@ def search_command(
     from overture.jobs.search.search import search
 
     file = shlex.quote(str(task))
-    result = worked(lambda listen, stop: search(config, kept, listen, stop, file=file), store, is_json)
+    result = worked(lambda listen, stop: search(config, kept, listen, stop, file=file, where=where), store, is_json)
     finish_search(result, store, is_json)
 
 

@@ -143,6 +143,31 @@ def load_checkpoint(path: Path, members: Mapping[str, Member]) -> None:
     torch.set_rng_state(random)
 
 
+def join_checkpoints(path: Path, sources: Mapping[Path, Sequence[str]]) -> None:
+    """Write a checkpoint of members that have trained apart.
+
+    Args:
+        path: the new file.
+        sources: names of members by the file that has their state.
+
+    Raises:
+        ArtifactError: a file is damaged, or has not the members.
+        DiskFull: no room.
+    """
+    joined_tensors: dict[str, Tensor] = {}
+    joined_states: dict[str, Any] = {}
+    for source, names in sources.items():
+        tensors, states = read_sealed(source, _FIX)
+        if not set(names) <= set(states):
+            got, wanted = ", ".join(states), ", ".join(names)
+            raise ArtifactError("the checkpoint is of other members", where=str(source), got=got, wanted=wanted)
+        joined_tensors["random/torch"] = tensors["random/torch"]
+        for name in names:
+            joined_tensors |= {key: value for key, value in tensors.items() if key.startswith(f"{name}/")}
+            joined_states[name] = states[name]
+    write_sealed(path, joined_tensors, joined_states)
+
+
 def _progress(saved: dict[str, Any]) -> Progress:
     return Progress(**{**saved, "history": [EpochRecord.model_validate(epoch) for epoch in saved["history"]]})
 

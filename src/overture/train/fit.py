@@ -294,6 +294,7 @@ class FitTogether:
             key; it returns the keys of those that do. All do when None.
         reducer: sums losses and gradients over processes, which must have the same rows and seeds; each runs its share
             of every batch. Scores are the first one's, and all stop when one is asked to.
+        until: number of epochs after which those that could go on wait, as if a stop had been asked for.
     """
 
     def __init__(
@@ -305,8 +306,9 @@ class FitTogether:
         is_stop_asked: Callable[[], bool] = lambda: False,
         decide: Decide | None = None,
         reducer: Reducer | None = None,
+        until: int | None = None,
     ) -> None:
-        self.reducer = reducer or OneProcess()
+        self.reducer, self.until = reducer or OneProcess(), until
         self.fits, self.trainees, self.validate, self.checkpoint = list(fits), trainees, validate, checkpoint
         self.is_stop_asked, self.decide = is_stop_asked, decide
         self.members = {fit.key: fit for fit in fits}
@@ -333,7 +335,9 @@ class FitTogether:
         return [fit.result() for fit in self.fits]
 
     def _active(self, which: Sequence[int]) -> list[int]:
-        return [number for number in which if self.fits[number].status is None]
+        fits = self.fits
+        going = [number for number in which if fits[number].status is None]
+        return [number for number in going if self.until is None or fits[number].progress.epoch < self.until]
 
     def _epoch(self, active: list[int]) -> bool:
         """Train and validate one epoch; whether to go on."""

@@ -1,9 +1,11 @@
 """A group of settings on the same rows, trained as one cohort: after each epoch somebody says which go on."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
+from pydantic import Field
+
+from overture.core.records.base import Record
 from overture.core.records.training import EpochRecord
 from overture.jobs.run.work import Member, Work
 from overture.prompt.config import PromptConfig
@@ -14,42 +16,31 @@ Histories = Mapping[str, Sequence[EpochRecord]]
 Decide = Callable[[Histories], Collection[str]]
 
 
-@dataclass(frozen=True, slots=True)
-class SeededSetting:
-    """One setting of a group, and the seed that it is trained with.
+class SeededSetting(Record):
+    """One setting of a group, and the seed that it is trained with."""
 
-    Args:
-        key: names it.
-        prompt: the prompt.
-        train: how it is trained; with a learning rate.
-        seed: of its start and its batches.
-    """
-
-    key: str
+    key: str = Field(description="names it")
     prompt: PromptConfig
-    train: TrainConfig
-    seed: int
+    train: TrainConfig = Field(description="how it is trained; with a learning rate")
+    seed: int = Field(description="of its start and its batches")
 
 
-def is_done(result: FitResult) -> bool:
-    """Whether a member came to its own end."""
-    return result.status in ("finished", "stopped early", "diverged")
-
-
-def num_epochs_of(result: FitResult) -> int:
-    """How many epochs a member ran; the one in which it diverged counts whole."""
-    return len(result.progress.history) + (result.status == "diverged")
-
-
-def fit_settings(work: Work, settings: Sequence[SeededSetting], decide: Decide, folder: Path) -> dict[str, FitResult]:
+def fit_settings(
+    work: Work,
+    settings: Sequence[SeededSetting],
+    decide: Decide | None,
+    checkpoint: Path,
+    until: int | None = None,
+) -> dict[str, FitResult]:
     """Train settings at one pace.
 
     Args:
         work: rows and model.
         settings: what is trained.
         decide: called after each epoch with the history of every running member; returns the keys to continue.
-            Members that ended with the epoch are not among them: their results say how.
-        folder: where the group's state is kept; training goes on from a state that is there.
+            Members that ended with the epoch are not among them: their results say how. All go on when None.
+        checkpoint: the group's state; training goes on from one that is there.
+        until: number of epochs after which those that could go on wait.
     """
     # The race trains settings again, with other seeds.
     names = [s.key if s.seed == work.config.seed else f"{s.key}, seed {s.seed}" for s in settings]
@@ -57,5 +48,6 @@ def fit_settings(work: Work, settings: Sequence[SeededSetting], decide: Decide, 
         Member(s.key, work.fresh(s.prompt, s.seed), s.train, s.seed, name)
         for s, name in zip(settings, names, strict=True)
     ]
-    results = work.fit_cohort(group, folder / "checkpoint.safetensors", lambda epoch, histories: decide(histories))
+    each_epoch = None if decide is None else lambda epoch, histories: decide(histories)
+    results = work.fit_cohort(group, checkpoint, each_epoch, until)
     return {setting.key: result for setting, result in zip(settings, results, strict=True)}

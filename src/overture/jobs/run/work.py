@@ -154,7 +154,11 @@ class Work:
         return self.fit_cohort([Member("0", model, train, seed, who)], checkpoint)[0]
 
     def fit_cohort(
-        self, members: Sequence[Member], checkpoint: Path | None = None, decide: Decide | None = None
+        self,
+        members: Sequence[Member],
+        checkpoint: Path | None = None,
+        decide: Decide | None = None,
+        until: int | None = None,
     ) -> list[FitResult]:
         """Train several prompts at one pace, in shared forward passes where they can share them.
 
@@ -165,6 +169,7 @@ class Work:
             checkpoint: where the state of all is kept; nothing is kept when None. It may know more members than these.
             decide: called after each epoch with its number, from 0, and the histories of the members that could go on,
                 by key; it returns the keys of those that do. The others keep their best values, as ``dropped``.
+            until: number of epochs after which those that could go on wait, as ``interrupted``.
 
         Returns:
             The members' results, in their order.
@@ -202,7 +207,7 @@ class Work:
             )
             for member in members
         ]
-        return FitTogether(fits, cohort, validated, checkpoint, self.is_stop_asked, decide, self.ranks).run()
+        return FitTogether(fits, cohort, validated, checkpoint, self.is_stop_asked, decide, self.ranks, until).run()
 
     def _tell_samples(self, member: Member, epoch: int, scored: Scored) -> None:
         if self.sample_rows:

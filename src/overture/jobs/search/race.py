@@ -17,7 +17,9 @@ from overture.core.records.base import read_record
 from overture.core.records.search import PlainScore, RacePlan, RaceScore, RaceTurn
 from overture.evaluate.intervals import permutation_test
 from overture.evaluate.metric import Answers
-from overture.jobs.run.members import Histories, fit_settings, is_done, num_epochs_of
+from overture.jobs.run.members import Histories
+from overture.jobs.search.groups import Group, Trainer
+from overture.jobs.search.halving import next_decision
 from overture.jobs.search.state import SearchState, Trial
 
 _ROUNDING = 1e-9
@@ -97,10 +99,12 @@ class Race:
     Args:
         state: the search, its candidates explored.
         plain: the model without a prompt, in every wording; empty where it cannot answer.
+        trainer: trains the lanes.
     """
 
-    def __init__(self, state: SearchState, plain: Sequence[PlainScore]) -> None:
+    def __init__(self, state: SearchState, plain: Sequence[PlainScore], trainer: Trainer) -> None:
         self.state, self.budget, self.options, self.plain = state, state.budget, state.options, plain
+        self.trainer = trainer
         self.lanes: list[Lane] = []
         self.p_values: dict[str, float] = {}
 
@@ -235,33 +239,35 @@ class Race:
             self.budget.save()
             return set() if self.budget.share >= 1 else set(histories)
 
+        def pause(epochs_done: int, keys: Sequence[str]) -> int:
+            last = max(trials[key].setting.train.num_epochs for key in keys)
+            epoch_share = self.budget.share_of(sum(trials[key].cost.epoch_tokens for key in keys))
+            return next_decision(epochs_done, last, epoch_share, 1 - self.budget.share)
+
         for wording in sorted({trial.setting.wording for trial in trials.values()}):
-            work = state.in_wording(wording)
-            members = [trial.seeded(seed) for trial in trials.values() if trial.setting.wording == wording]
-            folder = state.run.folder / f"race-{turn}" / f"wording-{wording}"
-            results = fit_settings(work, members, decide, folder)
-            state.check_stop()
-            decide({key: result.progress.history for key, result in results.items()})
-            for member in members:
-                key, result = member.key, results[member.key]
-                if not is_done(result):
+            members = tuple(trial.seeded(seed) for trial in trials.values() if trial.setting.wording == wording)
+            values = f"race-{turn}"
+            group = Group(
+                wording=wording, members=members, folder=f"{values}/wording-{wording}", values=values, is_scored=True
+            )
+            fits = self.trainer.train(group, decide, pause)
+            decide({key: fit.history for key, fit in fits.items()})
+            for key, fit in fits.items():
+                if not fit.is_done:
                     continue
-                count(key, num_epochs_of(result) + (self._validation_share(trials[key]) if result.best else 0))
-                if not result.best:
+                count(key, fit.num_epochs + (self._validation_share(trials[key]) if fit.path else 0))
+                if not fit.path:
                     predicted, score = state.empty_answers()
                     state.work.notice(f"{key} diverged with seed {seed}, and scores as a model that answers nothing")
                     scores[key] = RaceScore(seed=seed, score=score, loss=0.0, predicted=predicted, path="", seconds=0.0)
                     continue
-                path = f"race-{turn}/{key}.prompt.safetensors"
-                model = state.keep(work, member, result, path)
-                scored = work.score(model, "validation", f"{key}, seed {seed}: scoring validation")
                 scores[key] = RaceScore(
                     seed=seed,
-                    score=scored.value(work.task),
-                    loss=scored.loss,
-                    predicted=scored.predicted,
-                    path=path,
-                    seconds=result.progress.seconds,
+                    score=fit.score,
+                    loss=fit.loss,
+                    predicted=fit.predicted,
+                    path=fit.path,
+                    seconds=fit.seconds,
                 )
         if len(scores) == len(lanes):
             state.run.write(f"race-{turn}.json", RaceTurn(scores))

@@ -11,9 +11,9 @@ In the run's folder: ``search.db`` the trials (Optuna, SQLite), ``plain.json`` t
 ``race-N.json`` the race, ``spent.json`` what was spent.
 """
 
-import math
 import os
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,27 +22,28 @@ from pydantic import Field
 
 from overture.core.errors import BackboneError, ConfigError, Stopped
 from overture.core.files import TEMPORARY
-from overture.core.injection import Place
 from overture.core.records.base import Record, read_record
 from overture.core.records.events import Listener, NoticeEvent, PlanEvent, PlanStep, as_notices, ignore
 from overture.core.records.runs import RunKind
-from overture.core.records.search import FoundRate, FoundRates, PlainScore, PlainScores, SearchResult
+from overture.core.records.search import FoundRates, PlainScore, PlainScores, SearchResult
 from overture.core.records.training import EpochRecord
 from overture.core.records.tune import StoppedRun
 from overture.core.seeds import derived_seed
 from overture.engine.backbone import Backbone
 from overture.engine.prompted import PromptedModel
-from overture.jobs.run.members import Histories, fit_settings, is_done, num_epochs_of
+from overture.jobs.run.members import Histories
 from overture.jobs.run.request import check_no_adapter, settled
 from overture.jobs.run.resumed import resumed
 from overture.jobs.run.tracked import tracked
+from overture.jobs.run.where import HERE, Where
 from overture.jobs.run.work import Work, begun_run, read_material, taken_up, work_on
-from overture.jobs.search.lr import find_rate
+from overture.jobs.search.groups import Group, RateJob, Trainer, TrainerHere
+from overture.jobs.search.halving import first_rung, halving_tokens, is_rung, next_decision, num_after
 from overture.jobs.search.options import LrConfig, SearchRequest
 from overture.jobs.search.race import Race
 from overture.jobs.search.result import result_of
-from overture.jobs.search.space import Pair, Setting, Space, options_of, requested_pairs, wordings
-from overture.jobs.search.state import Cost, SearchState, Trial
+from overture.jobs.search.space import Pair, Setting, options_of, requested_pairs, wordings
+from overture.jobs.search.state import Cost, SearchState, Trial, with_room
 from overture.prompt.config import PromptConfig
 from overture.store.runs import Run
 from overture.store.store import Store
@@ -87,6 +88,7 @@ def search(
     is_stop_asked: Callable[[], bool] = lambda: False,
     backbone: Backbone | None = None,
     file: str = "TASK.yaml",
+    where: Where = HERE,
 ) -> SearchResult | StoppedRun:
     """Choose a setting by measurement and store its prompt.
 
@@ -97,6 +99,7 @@ def search(
         is_stop_asked: looked at after each step; the run can be resumed.
         backbone: a loaded model; loaded by the task's name when None.
         file: the task file, for the command that repeats the winner.
+        where: where candidates are trained.
 
     Raises:
         UserError: task, data, model or options are wrong.
@@ -109,9 +112,9 @@ def search(
     requested_pairs(config)
     wordings(config)
     name = f"{config.task.name}-{KIND}"
-    material = read_material(_roomy(config), as_notices(listener), backbone)
+    material = read_material(with_room(config), as_notices(listener), backbone)
     run = begun_run(store, name, config, material, listener, KIND, file)
-    return _carried_out(run, config, lambda: work_on(run, material, store, is_stop_asked), is_new=True)
+    return _carried_out(run, config, lambda: work_on(run, material, store, is_stop_asked), where, is_new=True)
 
 
 def resume_search(
@@ -121,6 +124,7 @@ def resume_search(
     is_stop_asked: Callable[[], bool] = lambda: False,
     backbone: Backbone | None = None,
     settings: Sequence[str] = (),
+    where: Where = HERE,
 ) -> SearchResult | StoppedRun:
     """Go on with a stopped search; finished trials are not repeated, a finished search gives its result again.
 
@@ -129,42 +133,49 @@ def resume_search(
 
     def go_on(run: Run, config: SearchRequest) -> SearchResult | StoppedRun:
         def prepare() -> Work:
-            work = taken_up(run, _roomy(config), store, is_stop_asked, backbone)
+            work = taken_up(run, with_room(config), store, is_stop_asked, backbone)
             run.keep_config(config.model_dump(mode="json"))
             return work
 
-        return _carried_out(run, config, prepare)
+        return _carried_out(run, config, prepare, where)
 
     return resumed(ref, store, listener, settings, SearchRequest, SearchResult, go_on)
 
 
-def _roomy(config: SearchRequest) -> SearchRequest:
-    """The request with room for the longest prompt in front of each row, so that all candidates see the same rows."""
-    longest = config.prompt.model_copy(update={"length": Space(config, (), 1, 1).room})
-    return config.model_copy(update={"prompt": longest})
-
-
 def _carried_out(
-    run: Run, config: SearchRequest, prepare: Callable[[], Work], is_new: bool = False
+    run: Run, config: SearchRequest, prepare: Callable[[], Work], where: Where, is_new: bool = False
 ) -> SearchResult | StoppedRun:
     def searched() -> SearchResult | StoppedRun:
         try:
             work = prepare()
             with work.backbone.checkpointing(config.train.gradient_checkpointing):
-                return _Search(replace(work, config=config)).run()
+                state = SearchState(replace(work, config=config))
+                with _trainer(state, where) as trainer:
+                    return _Search(state, trainer).run()
         except Stopped:
             return StoppedRun(run=run.name)
 
     return tracked(run, config, lambda: run.carried_out(searched, is_new))
 
 
+@contextmanager
+def _trainer(state: SearchState, where: Where) -> Iterator[Trainer]:
+    if not where.on:
+        yield TrainerHere(state)
+        return
+    from overture.jobs.search.elsewhere import trainer_on
+
+    with trainer_on(where, state) as trainer:
+        yield trainer
+
+
 class _Search:
     """One search, from the first measurement to the race."""
 
-    def __init__(self, work: Work) -> None:
-        self.state = SearchState(work)
-        self.budget, self.options, self.folder = self.state.budget, self.state.options, work.run.folder
-        num_steps = work.config.train.warmup_steps + self.options.min_steps
+    def __init__(self, state: SearchState, trainer: Trainer) -> None:
+        self.state, self.trainer = state, trainer
+        self.budget, self.options, self.folder = state.budget, state.options, state.run.folder
+        num_steps = state.config.train.warmup_steps + self.options.min_steps
         self.first_rung = first_rung(self.state.space.min_batches, num_steps)
 
     def run(self) -> SearchResult:
@@ -173,7 +184,7 @@ class _Search:
         if rates := self._found_rates():
             self.state.set_rates(rates)
         self._explore(plain)
-        race = Race(self.state, plain)
+        race = Race(self.state, plain, self.trainer)
         race.run()
         return result_of(self.state, plain, race)
 
@@ -224,35 +235,43 @@ class _Search:
         """The learning rate of each method and place by a range test, where no range is given and tests cost little."""
         if self.options.lr:
             return {}
-        kept = self.state.run.read("rates.json", FoundRates)
-        saved = dict(kept.root) if kept else {}
-        rates: dict[Pair, float] = {}
-        for method, place in self.state.space.pairs:
-            key = f"{method} {place}"
-            if key not in saved and (tested := self._tested_rate(method, place)):
-                saved[key] = tested
-                self.state.run.write("rates.json", FoundRates(saved))
-            if key in saved and (rate := saved[key].lr):
-                rates[method, place] = rate
-        return rates
+        state = self.state
+        kept = state.run.read("rates.json", FoundRates)
+        saved, tokens = dict(kept.root) if kept else {}, dict[str, float]()
 
-    def _tested_rate(self, method: str, place: Place) -> FoundRate | None:
-        """Run one range test; None where it would cost too much."""
-        state, work = self.state, self.state.in_wording(0)
+        def jobs() -> Iterator[RateJob]:
+            for pair in state.space.pairs:
+                job = self._rate_job(pair)
+                if job.name not in saved and (needed := self._affordable_tokens(job)):
+                    tokens[job.name] = needed
+                    yield job
+
+        for done in self.trainer.rates.map(jobs(), state.run.event):
+            state.check_stop()
+            name = done.job.name
+            saved[name] = done.checked()
+            state.run.write("rates.json", FoundRates(saved))
+            self.budget.count(f"rate {name}", tokens[name])
+            self.budget.save()
+        names = {f"{method} {place}": (method, place) for method, place in state.space.pairs}
+        return {pair: rate for name, pair in names.items() if name in saved and (rate := saved[name].lr)}
+
+    def _rate_job(self, pair: Pair) -> RateJob:
+        state, (method, place) = self.state, pair
         options = options_of(state.prompt, method, state.space.layers[len(state.space.layers) // 2])
         prompt = state.prompt.model_copy(update={"method": method, "place": place, "options": options})
-        test, train = LrConfig(), state.space.default().train
-        cost = state.cost(Setting(prompt, train))
-        num_rows = len(work.rows["train"]) * train.num_passes + len(work.rows["validation"])
-        tokens = cost.epoch_tokens / num_rows * test.steps * train.batch_size
+        return RateJob(prompt=prompt, train=state.space.default().train, seed=state.work.config.seed)
+
+    def _affordable_tokens(self, job: RateJob) -> float:
+        """Tokens of a range test, its inputs counted already; none where it would cost too much."""
+        state, train = self.state, job.train
+        rows, cost = state.in_wording(0).rows, state.cost(Setting(job.prompt, train))
+        num_rows = len(rows["train"]) * train.num_passes + len(rows["validation"])
+        tokens = cost.epoch_tokens / num_rows * LrConfig().steps * train.batch_size
         if self.budget.share_of(tokens) > _AFFORDABLE_RATE_TEST / len(state.space.pairs):
-            return None
+            return 0.0
         state.count_inputs(cost, 0)
-        curve = find_rate(work, prompt, train, work.config.seed, test)
-        state.check_stop()
-        self.budget.count(f"rate {method} {place}", tokens)
-        self.budget.save()
-        return FoundRate(lr=curve.suggested)
+        return tokens
 
     # -- groups of candidates
 
@@ -408,22 +427,29 @@ class _Search:
             save()
             return set(alive_keys)
 
+        def pause(epochs_done: int, keys: Sequence[str]) -> int:
+            limit = 1 - self.options.race_share
+            return next_decision(
+                epochs_done,
+                max(by_key[key].setting.train.num_epochs for key in keys),
+                self.budget.share_of(sum(by_key[key].cost.epoch_tokens for key in keys)),
+                limit - self.budget.share,
+                self.first_rung,
+            )
+
         alive = [trial for trial in trials if trial.key in alive_keys]
         if alive:
-            work = self.state.in_wording(alive[0].setting.wording)
             for trial in alive:
                 self.state.count_inputs(trial.cost, trial.setting.wording)
-            members = [trial.seeded(work.config.seed) for trial in alive]
-            results = fit_settings(work, members, decide, self.folder / f"cohort-{number}")
-            self.state.check_stop()
+            name, seed = f"cohort-{number}", self.state.work.config.seed
+            members = tuple(trial.seeded(seed) for trial in alive)
+            wording = alive[0].setting.wording
+            asked = Group(wording=wording, members=members, folder=name, values=name, is_scored=False)
+            fits = self.trainer.train(asked, decide, pause)
             # A candidate that diverges before its first validation spends too, or there might be no end of them.
             for trial in alive:
-                self.budget.count(trial.key, trial.cost.epoch_tokens * num_epochs_of(results[trial.key]))
-            count({key: result.progress.history for key, result in results.items()})
-            for member in members:
-                result = results[member.key]
-                if result.best and is_done(result):
-                    self.state.keep(work, member, result, f"cohort-{number}/{member.key}.prompt.safetensors")
+                self.budget.count(trial.key, trial.cost.epoch_tokens * fits[trial.key].num_epochs)
+            count({key: fit.history for key, fit in fits.items()})
         save(is_done=True)
 
     def _tell(self, study: "optuna.Study", trials: Sequence[Trial]) -> None:
@@ -432,38 +458,3 @@ class _Search:
         worst = min((self.state.empty_answers()[1], *worths.values()))
         for trial in trials:
             study.tell(trial.number, worths.get(trial.number, worst), skip_if_finished=True)
-
-
-# -- successive halving
-
-
-def first_rung(num_batches: int, num_steps: int) -> int:
-    """The epoch, from 1, at whose end that many optimiser steps are done, with so many batches in each epoch.
-
-    Nothing is dropped earlier: while the learning rate rises, and a little after, a score says how high the rate is
-    rather than how good.
-    """
-    return max(1, math.ceil(num_steps / num_batches))
-
-
-def is_rung(epoch: int, first: int) -> bool:
-    """Whether a group is halved after this epoch: at the first rung, and at 2, 4, 8, ... times as many epochs."""
-    rung = first
-    while rung < epoch:
-        rung *= 2
-    return rung == epoch
-
-
-def num_after(num_alive: int, num_spared: int = 0) -> int:
-    """How many go on after a rung, if those that are spared are not among the best."""
-    return min(num_alive, math.ceil(num_alive / 2) + num_spared)
-
-
-def halving_tokens(epoch_tokens: Sequence[float], epochs: int, first: int, num_spared: int = 0) -> float:
-    """Tokens that a group will run, if those that are dropped cost as much as those that go on."""
-    num_alive, total = len(epoch_tokens), 0.0
-    for epoch in range(1, epochs + 1):
-        total += num_alive
-        if is_rung(epoch, first):
-            num_alive = num_after(num_alive, num_spared)
-    return total * sum(epoch_tokens) / len(epoch_tokens)

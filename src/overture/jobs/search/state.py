@@ -15,7 +15,7 @@ from overture.core.records.events import ProgressEvent
 from overture.core.records.search import Spent, SpentBook
 from overture.core.records.training import EpochRecord
 from overture.core.rows import Encoded, OneOf
-from overture.core.sealed import read_sealed, write_sealed
+from overture.core.sealed import read_sealed
 from overture.data.encode import Encoder
 from overture.engine.backbone import Backbone
 from overture.engine.compiled import compiled_prompt
@@ -26,9 +26,8 @@ from overture.jobs.run.work import Work
 from overture.jobs.search.options import SearchConfig, SearchRequest
 from overture.jobs.search.space import NUM_PAIRS, Pair, Setting, Space, options_of, requested_pairs
 from overture.prompt.config import PromptConfig
-from overture.prompt.pack import prompt_from, prompt_tensors
+from overture.prompt.pack import prompt_from
 from overture.store.runs import Run
-from overture.train.fit import FitResult
 
 SECONDS_PER_HOUR = 3600
 _COST_WEIGHT = 0.002
@@ -177,7 +176,7 @@ class Trial:
     def seeded(self, seed: int) -> SeededSetting:
         """The candidate as a member of a group that is trained with a seed."""
         assert self.setting.prompt is not None
-        return SeededSetting(self.key, self.setting.prompt, self.setting.train, seed)
+        return SeededSetting(key=self.key, prompt=self.setting.prompt, train=self.setting.train, seed=seed)
 
 
 class SearchState:
@@ -313,17 +312,6 @@ class SearchState:
         """The values that a trial left when it was explored; None where it did not come to its end."""
         return next(iter(self.run.folder.glob(f"cohort-*/{trial.key}.prompt.safetensors")), None)
 
-    def keep(self, work: Work, member: SeededSetting, result: FitResult, path: str) -> PromptedModel:
-        """Write a trained prompt's values; gives the model under it."""
-        import torch
-
-        model = work.built(member.prompt, member.seed)
-        with torch.no_grad():
-            for name, value in model.trainable().items():
-                value.copy_(result.best[name])
-        write_sealed(self.run.folder / path, prompt_tensors(model.prompt))
-        return model
-
     def loaded(self, work: Work, setting: Setting, path: Path) -> PromptedModel:
         """The model under a prompt from a file, its inputs read in the order in which training reads them."""
         from overture.evaluate.source import prompt_source
@@ -348,3 +336,9 @@ class SearchState:
         if self.work.is_stop_asked():
             self.budget.save()
             raise Stopped
+
+
+def with_room(config: SearchRequest) -> SearchRequest:
+    """The request with room for the longest prompt in front of each row, so that all candidates see the same rows."""
+    longest = config.prompt.model_copy(update={"length": Space(config, (), 1, 1).room})
+    return config.model_copy(update={"prompt": longest})

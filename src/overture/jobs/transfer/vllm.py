@@ -7,6 +7,7 @@ from overture.core.errors import ArtifactError, ConfigError
 from overture.core.injection import Injection
 from overture.core.records.transfer import ExportResult
 from overture.engine.backbone import Backbone
+from overture.engine.compiled import compiled_prompt
 from overture.engine.model_files import model_files
 from overture.evaluate.host import Handle, Host
 from overture.exchange.export import write_files
@@ -51,7 +52,7 @@ def written_for_vllm(handle: Handle, root: Path, weight_files_sha256: str) -> tu
                 fix="give each store a folder of its own",
             )
         return folder, sorted(path.name for path in folder.iterdir())
-    tensors = prompt.tensors() if isinstance(prompt, Injection) else {}
+    tensors = compiled_prompt(handle.adapted, prompt).tensors() if isinstance(prompt, Injection) else {}
     files = vllm_files(handle.manifest, tensors, weight_files_sha256)
     write_files(folder, files)
     return folder, sorted(files)

@@ -1,0 +1,99 @@
+"""Parts of a search on a worker: some members of a group, trained on together for some epochs, and range tests.
+
+A part's state is a file in the search's folder, so whoever takes the next part can go on with any member of it.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from pydantic import Field, RootModel
+
+from overture.core.records.base import Record
+from overture.core.records.events import Event, Listener, ignore
+from overture.jobs.run.members import fit_settings
+from overture.jobs.run.work import read_material, work_on
+from overture.jobs.search.groups import Fitted, Group, Parts, RateJob, fitted, found_rate
+from overture.jobs.search.options import SearchRequest
+from overture.jobs.search.state import SearchState, with_room
+from overture.jobs.tune.remote import facts_of
+from overture.store.runs import Run
+from overture.store.store import Store
+
+RATE, TRAIN = "rate", "train"
+
+
+class PartsRequest(Record):
+    """What the parts are of."""
+
+    config: SearchRequest = Field(description="the request, settled")
+    folder: Path = Field(description="of the run, as workers see it")
+
+
+class TrainJob(Record):
+    """Members of a group, trained on together."""
+
+    part: Group = Field(description="the group, of these members alone")
+    before: Parts = Field(description="where the members stand")
+    checkpoint: str = Field(description="where they will stand, in the run's folder")
+    until: int = Field(description="number of epochs after which those that could go on wait")
+
+
+class Fits(RootModel[dict[str, Fitted]]):
+    """What became of members, by key."""
+
+
+class SearchBench:
+    """Trains parts of groups; meets `jobs.run.worker.Bench`.
+
+    Args:
+        request: what they are of.
+        store: where prompts are.
+    """
+
+    def __init__(self, request: PartsRequest, store: Store) -> None:
+        self._folder = request.folder
+        self._listener: Listener = ignore
+        material = read_material(with_room(request.config), lambda text: None, None)
+        # Notices and notes of this process go with it: the search has said already what is odd about its rows.
+        self._scratch = TemporaryDirectory(prefix="overture-")
+        work = work_on(Run(Path(self._scratch.name), self._tell), material, store, lambda: False)
+        self._state = SearchState(replace(work, config=request.config))
+        self.facts = facts_of(work)
+
+    def _tell(self, event: Event) -> None:
+        self._listener(event)
+
+    def run(self, kind: str, job: str, listener: Listener) -> str:
+        """A range test's rate or what became of members, as JSON; their state and values are in the search's folder."""
+        self._listener = listener
+        state = self._state
+        try:
+            with state.work.backbone.checkpointing(state.config.train.gradient_checkpointing):
+                if kind == RATE:
+                    return found_rate(state, RateJob.model_validate_json(job)).model_dump_json()
+                return self._trained(TrainJob.model_validate_json(job)).model_dump_json()
+        finally:
+            self._listener = ignore
+
+    def _trained(self, job: TrainJob) -> Fits:
+        part, checkpoint = job.part, self._folder / job.checkpoint
+        checkpoint.parent.mkdir(parents=True, exist_ok=True)
+        if not checkpoint.exists():
+            # Else a worker that was lost has begun with this job.
+            job.before.join(self._folder, [member.key for member in part.members], checkpoint)
+        work = self._state.in_wording(part.wording)
+        results = fit_settings(work, part.members, None, checkpoint, job.until)
+        return Fits(
+            {member.key: fitted(work, part, member, results[member.key], self._folder) for member in part.members}
+        )
+
+
+def opened(request: str, store: Path) -> SearchBench:
+    """A bench for the parts of a search.
+
+    Args:
+        request: a `PartsRequest` as JSON.
+        store: folder of the store.
+    """
+    return SearchBench(PartsRequest.model_validate_json(request), Store(store))
