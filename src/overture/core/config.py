@@ -22,19 +22,20 @@ class Config(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, defer_build=True)
 
 
-def validated(model: type[M], values: Any, where: str) -> M:
+def validated(model: type[M], values: Any, where: str, context: str | None = None) -> M:
     """Build a config, with every mistake in one error.
 
     Args:
         model: the config class.
         values: a mapping as read from YAML or the command line.
         where: the file or flag the values came from.
+        context: what validators may know about the values, such as `core.records.base.FROM_JSON`.
 
     Raises:
         ConfigError: names each field, its value, and the nearest known key or choice for an unknown one.
     """
     try:
-        return model.model_validate(values)
+        return model.model_validate(values, context=context)
     except ValidationError as error:
         # Defaults that follow from a wrong value are not wrong themselves.
         items = [item for item in error.errors() if item["type"] != "default_factory_not_called"]

@@ -7,6 +7,7 @@ The manifest says what the tensors are, which model they were made for, and how 
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from overture.core.config import validated
 from overture.core.errors import ArtifactError, ConfigError, Problem
 from overture.core.files import write_folder
+from overture.core.records.base import FROM_JSON
 from overture.store import precheck
 from overture.store.card import model_card
 from overture.store.manifest import FORMAT_VERSION, Manifest
@@ -54,7 +56,7 @@ def save_artifact(folder: Path, manifest: Manifest, tensors: "dict[str, torch.Te
         raw = tensor_bytes(tensors, str(folder))
     digest = manifest.text.sha256 if manifest.text else hashlib.sha256(raw).hexdigest()
     written = manifest.model_copy(update={"tensors_sha256": digest, "manifest_sha256": ""})
-    written = written.model_copy(update={"manifest_sha256": _digest(written.model_dump(mode="json"))})
+    written = written.model_copy(update={"manifest_sha256": manifest_digest(written.model_dump(mode="json"))})
     text = json.dumps(written.model_dump(mode="json"), indent=1, allow_nan=False, ensure_ascii=False) + "\n"
     if len(text.encode()) > precheck.MAX_MANIFEST_BYTES:
         raise ArtifactError(
@@ -107,7 +109,7 @@ def tensors_sha256(tensors: "dict[str, torch.Tensor]", where: str) -> str:
     return hashlib.sha256(tensor_bytes(tensors, where)).hexdigest()
 
 
-def _digest(values: Mapping[str, Any]) -> str:
+def manifest_digest(values: Mapping[str, Any]) -> str:
     """SHA-256 of a manifest's values, but for the digest itself; white space and the order of keys do not matter."""
     facts = {name: value for name, value in values.items() if name != "manifest_sha256"}
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
@@ -155,7 +157,9 @@ def read_manifest(folder: Path) -> Manifest:
     precheck.check_folder(folder)
     path = folder / MANIFEST_FILE
     with precheck.open_plain(path) as handle:
-        raw = handle.read(precheck.MAX_MANIFEST_BYTES + 1)
+        # By its size: room for the longest one would be asked for anew with each of very many.
+        num_bytes = os.fstat(handle.fileno()).st_size
+        raw = handle.read(min(num_bytes, precheck.MAX_MANIFEST_BYTES) + 1)
     if len(raw) > precheck.MAX_MANIFEST_BYTES:
         raise ArtifactError(
             "the manifest is too long", where=str(path), wanted=f"at most {precheck.MAX_MANIFEST_BYTES} bytes"
@@ -172,10 +176,10 @@ def read_manifest(folder: Path) -> Manifest:
             fix="update Overture",
         )
     try:
-        manifest = validated(Manifest, values, where)
+        manifest = validated(Manifest, values, where, FROM_JSON)
     except ConfigError as error:
         raise ArtifactError("the manifest cannot be read", where=where, problems=error.problems) from error
-    if manifest.manifest_sha256 and manifest.manifest_sha256 != (digest := _digest(values)):
+    if manifest.manifest_sha256 and manifest.manifest_sha256 != (digest := manifest_digest(values)):
         raise ArtifactError(
             "the manifest has changed since it was written",
             where=where,

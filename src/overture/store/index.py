@@ -5,15 +5,14 @@ whatever is wrong, the file is set aside and filled again, and where it cannot b
 """
 
 import hashlib
-import json
 import sqlite3
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, closing
 from pathlib import Path
 
 from overture.core.errors import StoreError
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 _COLUMNS = ("name", "version", "stamp", "manifest", "problem", "digest")
 _CREATE = """CREATE TABLE prompts (name TEXT NOT NULL, version INTEGER NOT NULL, stamp TEXT NOT NULL,
     manifest TEXT NOT NULL, problem TEXT NOT NULL, digest TEXT NOT NULL, PRIMARY KEY (name, version))"""
@@ -196,5 +195,6 @@ def _checked(
     return rows
 
 
-def _digest(row: object) -> str:
-    return hashlib.sha256(json.dumps(row, default=repr).encode()).hexdigest()
+def _digest(row: Sequence[object]) -> str:
+    # No column before the last one can hold the separator: JSON escapes it.
+    return hashlib.sha256("\0".join(map(str, row)).encode(errors="surrogatepass")).hexdigest()

@@ -39,18 +39,18 @@ def check_folder(folder: Path) -> None:
     """
     try:
         with os.scandir(folder) as listing:
-            entries = sorted(listing, key=lambda entry: entry.name)
+            suspects = [
+                entry for entry in listing if entry.is_symlink() or entry.name.lower().endswith(PICKLE_SUFFIXES)
+            ]
     except (OSError, ValueError) as error:
         raise ArtifactError(
             "the prompt folder cannot be read", where=str(folder), got=str(error), wanted="a folder with prompt.json"
         ) from error
-    problems = [Problem(entry.name, "a symbolic link") for entry in entries if entry.is_symlink()]
-    problems += [
-        Problem(entry.name, "a pickle can run code when it is read; it was not opened")
-        for entry in entries
-        if not entry.is_symlink() and entry.name.lower().endswith(PICKLE_SUFFIXES)
-    ]
-    if problems:
+    if suspects:
+        links = sorted(entry.name for entry in suspects if entry.is_symlink())
+        pickles = sorted(entry.name for entry in suspects if not entry.is_symlink())
+        problems = [Problem(name, "a symbolic link") for name in links]
+        problems += [Problem(name, "a pickle can run code when it is read; it was not opened") for name in pickles]
         raise ArtifactError(
             "the folder holds what a prompt never holds",
             where=str(folder),

@@ -22,7 +22,7 @@ from pydantic import Field, ValidationError
 from overture.core.config import Config
 from overture.core.errors import ArtifactError, StoreError, UnknownPrompt, WrongName
 from overture.core.files import TEMPORARY, exclusive, fsync_dir, sweep_temporaries, write_atomic
-from overture.core.records.base import Record, read_record
+from overture.core.records.base import FROM_JSON, Record, read_record
 from overture.store.artifact import MANIFEST_FILE, read_manifest, save_artifact
 from overture.store.explanations import explanation_path
 from overture.store.index import Index, Key
@@ -373,19 +373,21 @@ class Store:
 
     def _version_folder(self, ref: Ref) -> Path:
         folder = self._named(ref.name) / f"v{ref.version}"
-        if folder.is_symlink():
+        if os.path.islink(folder):
             raise StoreError("a prompt's folder is a link", where=str(folder), fix="remove the link")
         return folder
 
     def _stamps(self, names: Sequence[str]) -> dict[Key, str]:
         """The versions of prompts, each with a text that changes when its manifest is replaced."""
-        folders = [self.prompts / name for name in names]
-        self._sweep(folders)
-        return {
-            (folder.name, version): _stamp(folder / f"v{version}")
-            for folder in folders
-            for version in _versions(folder)
-        }
+        stamps, leftovers = dict[Key, str](), list[Path]()
+        for name in names:
+            folder = os.path.join(self.prompts, name)
+            versions, has_leftovers = _listed(folder)
+            stamps |= {(name, version): _stamp(f"{folder}/v{version}") for version in versions}
+            if has_leftovers:
+                leftovers.append(Path(folder))
+        self._sweep(leftovers)
+        return stamps
 
     def _read(self, key: Key, manifests: dict[Key, Manifest] | None = None) -> tuple[str, str]:
         try:
@@ -401,7 +403,8 @@ class Store:
         if problem or read is not None:
             return Entry(name=name, version=version, folder=folder, manifest=read, problem=problem)
         try:
-            return Entry(name=name, version=version, folder=folder, manifest=Manifest.model_validate_json(manifest))
+            kept = Manifest.model_validate_json(manifest, context=FROM_JSON)
+            return Entry(name=name, version=version, folder=folder, manifest=kept)
         except ValidationError:
             # The index was edited, or written by an Overture whose manifests differ: ask the folder.
             manifest, problem = self._read((name, version))
@@ -418,6 +421,9 @@ def _no_collection() -> Iterator[None]:
         yield
     finally:
         if was_enabled:
+            # What was made counts as old at once: else all of it would be searched now.
+            gc.freeze()
+            gc.unfreeze()
             gc.enable()
 
 
@@ -427,15 +433,24 @@ def _names_in(prompts: Path) -> tuple[str, ...]:
 
 
 def _versions(folder: Path) -> Sequence[int]:
-    if not folder.is_dir():
-        return []
-    with os.scandir(folder) as entries:
-        return sorted(v for e in entries if (v := version_of(e.name)) and e.is_dir(follow_symlinks=False))
+    return _listed(folder)[0]
 
 
-def _stamp(folder: Path) -> str:
+def _listed(folder: Path | str) -> tuple[Sequence[int], bool]:
+    """The versions in a name's folder, and whether writers that were killed left something there."""
     try:
-        stat = (folder / MANIFEST_FILE).lstat()
+        with os.scandir(folder) as listing:
+            entries = list(listing)
+    except (FileNotFoundError, NotADirectoryError):
+        return [], False
+    numbered = ((version_of(entry.name), entry) for entry in entries)
+    versions = sorted(number for number, entry in numbered if number and entry.is_dir(follow_symlinks=False))
+    return versions, any(entry.name.startswith(TEMPORARY) for entry in entries)
+
+
+def _stamp(folder: str) -> str:
+    try:
+        stat = os.lstat(f"{folder}/{MANIFEST_FILE}")
     except OSError:
         return "missing"
     return f"{stat.st_mtime_ns}-{stat.st_ctime_ns}-{stat.st_size}-{stat.st_ino}"

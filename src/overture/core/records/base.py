@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo
 
 from overture.core.config import validated
 from overture.core.errors import ConfigError, StoreError
@@ -12,7 +12,13 @@ from overture.core.errors import ConfigError, StoreError
 R = TypeVar("R", bound=BaseModel)
 
 
-def _as_json(value: dict[str, Any]) -> dict[str, Any]:
+FROM_JSON = "from JSON"
+"""Context of a validation whose values were read from JSON without NaN: options need not be written to be looked at."""
+
+
+def _as_json(value: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+    if info.context == FROM_JSON:
+        return value
     # What is kept equals what will be read back: tuples become lists now, NaN is refused now.
     try:
         raw = json.dumps(value, allow_nan=False, ensure_ascii=False).encode()
