@@ -13,15 +13,19 @@ from kind_samples import SAMPLES, task_of
 from test_host import stored
 from test_worker import assert_alike, finished
 
-from fakes import CONTEXT, VOCABULARY, backbone_of
+from fakes import CONTEXT, VOCABULARY, backbone_of, make_inner_tokenizer, make_model
 from overture.core.contracts import TokenShares
 from overture.core.errors import BackboneError
 from overture.core.injection import Injection, LayerMemory, Memory
+from overture.core.records.prompt import MadeWith, TextPrompt
 from overture.core.records.serving import Command, Request, VllmOptions, WorkerOptions
 from overture.core.rows import Encoded
 from overture.engine.answerer import LocalAnswerer
+from overture.engine.load import load_backbone
+from overture.engine.unread import is_unread
 from overture.evaluate.host import Ask, Host
 from overture.exchange.vllm_files import ModelFacts, PromptFolder
+from overture.jobs.transfer.vllm import written_for_vllm
 from overture.server import remote
 from overture.server.remote import Remote
 from overture.server.worker import Worker
@@ -282,3 +286,59 @@ def test_a_server_that_is_not_there_is_told_at_the_start(tmp_path):
     odd = httpx.MockTransport(lambda http: httpx.Response(200, json={"data": []}))
     with pytest.raises(BackboneError, match="no vLLM server"):
         Remote(VllmOptions(url="http://vllm", prompts=str(tmp_path)), host, odd)
+
+
+def test_the_weights_are_not_read_for_what_vllm_answers(tmp_path, monkeypatch):
+    folder = tmp_path / "model"
+    make_model("llama", "sdpa").save_pretrained(folder)
+    make_inner_tokenizer("llama").save_pretrained(folder)
+    monkeypatch.setenv("OVERTURE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(remote, "model_files", lambda name, revision: (folder, DIGEST))
+    whole, told = load_backbone(str(folder), notify=lambda text: None), list[str]()
+    host = Host(load_backbone(str(folder), is_read_late=True, notify=told.append), Store(tmp_path / "store"))
+    assert host.backbone.info == whole.info
+
+    def added(name: str, method: str, place: str) -> str:
+        manifest, tensors = load_artifact(
+            stored(tmp_path / name, "llama", writing(name=name, max_new_tokens=3), method, place, backbone=whole)
+        )
+        return f"{name}@{host.store.add(manifest, tensors).name.removeprefix('v')}"
+
+    refs = [added("memory", "prefix", "memory"), added("vectors", "vectors", "before")]
+    ids = whole.text.tokenizer.encode_plain("Be brief. ")
+    text = TextPrompt(before="Be brief. ", before_ids=ids, begins=False)
+    manifest = load_artifact(host.store.get(refs[0]))[0]
+    changes = {
+        "name": "words",
+        "method": "text",
+        "place": "before",
+        "length": len(ids),
+        "text": text,
+        "options": MadeWith(),
+    }
+    host.store.add(manifest.model_copy(update=changes), {})
+    refs.append("words@1")
+    after = added("behind", "vectors", "after")
+    # Written by an earlier server: making keys and values of vectors takes the model.
+    (tmp_path / "prompts").mkdir()
+    reached = VllmOptions(url="http://vllm", prompts=str(tmp_path / "prompts"))
+    known = Host(whole, host.store)
+    written_for_vllm(known.open(host.store.get(refs[1])), tmp_path / "prompts", DIGEST)
+
+    vllm = FakeVllm(tmp_path / "prompts")
+    there = Remote(reached, host, vllm.transport)
+    try:
+        worker = Worker(host, WorkerOptions(store="store", vllm=reached), there.tokens_per_second(), remote=there)
+        requests = [Request(id=ref, prompts=(ref,), row={"text": "sun"}) for ref in refs]
+        events = answered(worker, requests)
+        assert is_unread(host.backbone.model)
+        assert not [text for text in told if "weights" in text]
+        events |= answered(worker, [Request(id=after, prompts=(after,), row={"text": "sun"})])
+        assert len([text for text in told if "reading the weights" in text]) == 1
+        assert not is_unread(host.backbone.model)
+        for ref in (*refs, after):
+            ask = Ask(known.open(host.store.get(ref)), "sun")
+            (reply,) = known.answer([ask])
+            assert_alike(events[ref][0].answers[ref], ask.handle.task.spec.shown(ask.handle.task, reply.result()), ref)
+    finally:
+        there.close()

@@ -3,7 +3,8 @@
 Code that a repository brings never runs, and pickled weights are never read.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypedDict, Unpack
 
@@ -34,6 +35,7 @@ from overture.engine.precision import fastest_dtype
 from overture.engine.ranks import Ranks
 from overture.engine.tokenizer import Tokenizer
 from overture.engine.transformers_calls import LOADING, Unfilled, quiet, readable_errors
+from overture.engine.unread import Unread, without_weights
 
 
 def load_backbone(
@@ -44,6 +46,7 @@ def load_backbone(
     dtype: str = "auto",
     compile_layers: bool = False,
     ranks: Ranks | None = None,
+    is_read_late: bool = False,
     notify: Notify = print,
 ) -> Backbone:
     """Load a frozen model.
@@ -57,6 +60,8 @@ def load_backbone(
             measured to be faster (`engine.precision`).
         compile_layers: the layers run as compiled kernels, see `Backbone.with_compiled_layers`.
         ranks: the processes that this one works with; each takes its device, and its part where they share a model.
+        is_read_late: the weights of a decoder of texts are not read before something is computed with them
+            (`engine.unread`).
         notify: told of work that takes long.
 
     Raises:
@@ -85,7 +90,8 @@ def load_backbone(
         # Where peft is installed the library looks for an adapter beside the weights, and does not pass this on to it.
         made |= {"adapter_kwargs": {"local_files_only": options["local_files_only"]}} if options else {}
         kind_of_model = AutoModelForImageTextToText if connector else _class_for(config, family, name)
-        model, loading = kind_of_model.from_pretrained(
+        read: Callable[[], tuple[Any, dict[str, Any]]] = partial(
+            kind_of_model.from_pretrained,
             source,
             config=whole if connector or (inner and has_captions) else config,
             dtype=kind,
@@ -95,6 +101,12 @@ def load_backbone(
             **options,
             **made,
         )
+        is_late = (
+            is_read_late
+            and (family.kind, connector, has_captions) == ("decoder", None, False)
+            and _has_weights(path or copies_of(plain, revision))
+        )
+        model, loading = (without_weights(kind_of_model, config, kind), {"missing_keys": []}) if is_late else read()
         may_be_of_texts = connector is not None and connector.has_texts_alone
         if connector and may_be_of_texts and (is_shared or not _has_file(PREPARATION, source, path, **options)):
             model, connector = language_model(model, connector), None
@@ -104,18 +116,22 @@ def load_backbone(
         if not path and reads:
             fetch_preparation(plain, **options)
     snapshot = None if path else copies_of(plain, revision)
-    revision = snapshot.name if snapshot else revision
-    digest = hub_digest(snapshot) if snapshot else digest
     assembled = _of_both if connector else _of_media if reads else _of_texts
     folder = path or snapshot or Path(plain)
     # A model that several processes share may not fit whole into one's device.
-    model = model if is_shared else model.to(where)
-    facts: _Facts = {"id": name, "revision": revision, "weights_sha256": digest}
+    model = model if is_shared or is_late else model.to(where)
+    facts: _Facts = {
+        "id": name,
+        "revision": snapshot.name if snapshot else revision,
+        "weights_sha256": hub_digest(snapshot) if snapshot else digest,
+    }
     if inner and has_captions:
         backbone = assembled(model.vision_model.eval(), family, None, folder, **facts)
         backbone.captions = caption_tower(model, inner, **facts)
     else:
         backbone = assembled(model, family, inner, folder, **facts)
+    if is_late:
+        Unread(model, where, partial(_late, read, name, notify), folder)
     backbone = backbone.with_compiled_layers() if compile_layers else backbone
     if ranks and is_shared:
         from overture.engine.split import spread
@@ -123,6 +139,19 @@ def load_backbone(
         spread(backbone, ranks)
         model.to(where)
     return backbone
+
+
+def _has_weights(folder: Path | None) -> bool:
+    return folder is not None and any(folder.glob("*.safetensors"))
+
+
+def _late(read: Callable[[], tuple[Any, dict[str, Any]]], name: str, notify: Notify) -> Any:
+    """A model's weights, in the model that `load_backbone` would have made."""
+    notify(f"reading the weights of {name} ...")
+    with LOADING, readable_errors(name), quiet(), Unfilled():
+        model, loading = read()
+        _check_whole(loading["missing_keys"], name)
+        return model
 
 
 class _Facts(TypedDict):

@@ -32,6 +32,7 @@ from overture.engine.load import load_backbone
 from overture.engine.lora import with_lora
 from overture.engine.prompted import PromptedModel
 from overture.engine.texts import TenantTexts
+from overture.engine.unread import is_unread
 from overture.evaluate.doubt import Certainty, certainty_of
 from overture.evaluate.encoding import encoded_asks
 from overture.evaluate.facts import adapter_of, backbone_ref, check_backbone, config_of, parted, values_of
@@ -345,7 +346,10 @@ class Host:
         # A copy that shares the weights: the model itself stays as it is.
         adapted = with_lora(self.backbone, adapter, values=inner) if adapter else self.backbone
         prompt = prompt_from(values, config_of(manifest), prompt_source(adapted, encoder))
-        compiled = compiled_prompt(adapted, prompt) if isinstance(prompt, Injection) else prompt
+        # Where the weights are still to be read, a prompt that stands as vectors answers as well, and needs none.
+        compiled: Injection | RowMethod = prompt
+        if isinstance(prompt, Injection) and not is_unread(adapted.model):
+            compiled = compiled_prompt(adapted, prompt)
         return Handle(self, folder, manifest, task, encoder, encoding, adapted, compiled)
 
     # -- requests

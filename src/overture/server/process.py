@@ -21,6 +21,7 @@ from overture.engine.backbone import Backbone
 from overture.engine.cache import default_budget_bytes
 from overture.engine.load import load_backbone
 from overture.engine.packed import is_worth_packing, packed_bytes
+from overture.engine.unread import is_unread
 from overture.evaluate.host import Host
 from overture.server.worker import Worker
 from overture.store.store import Store
@@ -91,7 +92,13 @@ def _made(options: WorkerOptions) -> Worker:
         print(message, file=sys.stderr, flush=True)
 
     backbone = load_backbone(
-        options.backbone, revision=options.revision, device=options.device, dtype=options.dtype, notify=notify
+        options.backbone,
+        revision=options.revision,
+        device=options.device,
+        dtype=options.dtype,
+        # All that is asked may be for vLLM.
+        is_read_late=options.vllm is not None,
+        notify=notify,
     )
     store = Store(Path(options.store), notify)
     host = Host(backbone, store, allow_drift=options.allow_drift, notify=notify, cache_bytes=options.text_bytes)
@@ -101,6 +108,8 @@ def _made(options: WorkerOptions) -> Worker:
         from overture.server.remote import Remote
 
         remote = Remote(options.vllm, host)
+        if is_unread(backbone.model):
+            return Worker(host, options, remote.tokens_per_second(), remote=remote)
     return Worker(host, options, tokens_per_second(backbone), for_steps(backbone), remote)
 
 

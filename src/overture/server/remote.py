@@ -14,6 +14,7 @@ import os
 import secrets
 import socket
 import threading
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
@@ -139,6 +140,24 @@ class Remote:
                 got=f"{type(error).__name__}: {error!s:.200}",
                 fix=f"start vLLM, or name its address by --url; its key is read from {KEY}",
             ) from None
+
+    def tokens_per_second(self) -> float:
+        """How fast vLLM reads one text, by the better of two times 64 tokens.
+
+        Raises:
+            BackboneError: it does not answer.
+        """
+
+        async def seconds() -> float:
+            asked = {"model": self.model, "prompt": [PLACEHOLDER] * 64, "cache_salt": secrets.token_hex(8)}
+            started = time.monotonic()
+            reply = await self._client.post("/v1/completions", json=asked | {"max_tokens": 1, "temperature": 0.0})
+            if reply.status_code != 200:
+                raise _refusal(reply.status_code, reply.text)
+            return time.monotonic() - started
+
+        shortest: float = min(self._call(seconds()) for _ in range(2))
+        return 64 / max(shortest, 1e-6)
 
     def close(self) -> None:
         """End the thread; nothing is taken any more."""
