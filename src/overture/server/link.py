@@ -227,7 +227,7 @@ class WorkerEngine:
         self._send(command)
         outcome = await future
         if outcome.error is not None:
-            raise _raised(outcome.error)
+            raise raised(outcome.error)
         return outcome
 
     def stats(self) -> EngineStats:
@@ -237,7 +237,7 @@ class WorkerEngine:
         return self._stats.model_copy(update={**counts, "restarts": self._restarts, "is_alive": is_alive})
 
 
-def _raised(event: ErrorEvent) -> OvertureError:
+def raised(event: ErrorEvent) -> OvertureError:
     """The worker's error, of its own class where it is one of ours."""
     if event.status == 503:
         return NotReady(event.message)
