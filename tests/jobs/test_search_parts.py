@@ -1,7 +1,6 @@
 """A search whose groups train in parts on workers: the choices of one process, with workers and sittings that end."""
 
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -27,7 +26,7 @@ SPACE = {
     "search.length": [2, 3],
     "search.cohort": 4,
     "search.min_steps": 0,
-    "search.tunes": 12,
+    "search.tunes": 6,
     "train.epochs": 4,
     "train.lr": 0.1,
     "train.warmup_steps": 0,
@@ -66,14 +65,21 @@ class FakeWorkers:
             yield Done(job, 0.0, Fits.model_validate_json(bench.run(TRAIN, job.model_dump_json(), on_event)))
 
 
-@pytest.fixture
-def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SearchRequest:
-    monkeypatch.setenv("OVERTURE_CACHE", str(tmp_path / "cache"))
-    return resolved(SearchRequest, write_tiny_task(tmp_path), SPACE)
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> SearchRequest:
+    return resolved(SearchRequest, write_tiny_task(tmp_path_factory.mktemp("task")), SPACE)
+
+
+@pytest.fixture(scope="module")
+def alone(config: SearchRequest, tmp_path_factory: pytest.TempPathFactory) -> SearchResult:
+    """What one process finds."""
+    result = search(config, Store(tmp_path_factory.mktemp("alone")))
+    assert isinstance(result, SearchResult)
+    return result
 
 
 @pytest.fixture
-def on_workers(monkeypatch: pytest.MonkeyPatch) -> Any:
+def on_workers(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """Makes searches with ``--on`` use fake workers; gives them, one for each sitting."""
     sittings: list[FakeWorkers] = []
 
@@ -88,7 +94,9 @@ def on_workers(monkeypatch: pytest.MonkeyPatch) -> Any:
         monkeypatch.setattr(elsewhere, "trainer_on", trainer_on)
         return sittings
 
-    return use
+    yield use
+    for bench in [bench for sitting in sittings for bench in sitting.benches]:
+        bench.scratch.cleanup()
 
 
 def choices(result: SearchResult | StoppedRun) -> tuple[Any, ...]:
@@ -102,8 +110,7 @@ def choices(result: SearchResult | StoppedRun) -> tuple[Any, ...]:
 THERE = Where(on="ray", workers=2)
 
 
-def test_workers_choose_as_one_process_does(config, tmp_path, on_workers) -> None:
-    alone = search(config, Store(tmp_path / "alone"))
+def test_workers_choose_as_one_process_does(config, alone, tmp_path, on_workers) -> None:
     sittings = on_workers(2, lost=(2, 5))
     spread = search(config, Store(tmp_path / "spread"), where=THERE)
     assert choices(spread) == choices(alone)
@@ -112,16 +119,13 @@ def test_workers_choose_as_one_process_does(config, tmp_path, on_workers) -> Non
     # After the first rung half of the four go on, one on each worker.
     assert [len(job.part.members) for job in jobs[2:4]] == [1, 1]
     assert isinstance(spread, SearchResult)
-    assert isinstance(alone, SearchResult)
     losses = [trial.loss for trial in spread.trials]
     assert losses == pytest.approx([trial.loss for trial in alone.trials], abs=1e-5)
 
 
-@pytest.mark.parametrize("most", [1, 3])
-def test_a_stopped_search_goes_on_with_other_workers_or_none(config, tmp_path, on_workers, most) -> None:
-    alone = search(config, Store(tmp_path / "alone"))
+def test_a_stopped_search_goes_on_with_other_workers_or_none(config, alone, tmp_path, on_workers) -> None:
     store = Store(tmp_path / "spread")
-    sittings = on_workers(2, most=most)
+    sittings = on_workers(2, most=3)
     stopped = search(config, store, where=THERE)
     assert isinstance(stopped, StoppedRun)
     on_workers(3, most=2)
@@ -131,8 +135,7 @@ def test_a_stopped_search_goes_on_with_other_workers_or_none(config, tmp_path, o
     assert len(sittings) == 2
 
 
-def test_a_search_of_one_process_goes_on_on_workers(config, tmp_path, on_workers) -> None:
-    alone = search(config, Store(tmp_path / "alone"))
+def test_a_search_of_one_process_goes_on_on_workers(config, alone, tmp_path, on_workers) -> None:
     store, asked = Store(tmp_path / "spread"), 0
 
     def is_stop_asked() -> bool:

@@ -7,7 +7,7 @@ engine that comes or goes moves the prompts of its own share alone. Gateways kno
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -245,7 +245,7 @@ def application(cluster: Cluster) -> Any:
 
 
 @contextlib.contextmanager
-def serving(cluster: Cluster) -> Any:
+def serving(cluster: Cluster) -> Iterator[None]:
     """Serve on the cluster that Ray is connected to, until the block is left.
 
     Raises:

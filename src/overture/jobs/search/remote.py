@@ -49,6 +49,9 @@ class SearchBench:
     Args:
         request: what they are of.
         store: where prompts are.
+
+    Attributes:
+        scratch: a folder that goes with the bench.
     """
 
     def __init__(self, request: PartsRequest, store: Store) -> None:
@@ -56,8 +59,8 @@ class SearchBench:
         self._listener: Listener = ignore
         material = read_material(with_room(request.config), lambda text: None, None)
         # Notices and notes of this process go with it: the search has said already what is odd about its rows.
-        self._scratch = TemporaryDirectory(prefix="overture-")
-        work = work_on(Run(Path(self._scratch.name), self._tell), material, store, lambda: False)
+        self.scratch = TemporaryDirectory(prefix="overture-")
+        work = work_on(Run(Path(self.scratch.name), self._tell), material, store, lambda: False)
         self._state = SearchState(replace(work, config=request.config))
         self.facts = facts_of(work)
 
