@@ -81,14 +81,14 @@ class FakeVllm:
             shares = self.shares(ids, injection)
             token = max(shares, key=lambda other: shares[other])
             ids = [*ids, token]
-            likeliest = sorted(shares, key=lambda other: -shares[other])[: body["logprobs"] + 1]
+            likeliest = sorted(shares, key=lambda other: -shares[other])[: body.get("logprobs", 0) + 1]
             logprobs = {
                 "token_logprobs": [shares[token]],
                 "top_logprobs": [{f"token_id:{other}": shares[other] for other in likeliest}],
             }
             chunk = {"choices": [{"token_ids": [token], "logprobs": logprobs, "text": "?"}]}
             lines.append(f"data: {json.dumps(chunk)}\n\n")
-            if token in body["stop_token_ids"]:
+            if token in body.get("stop_token_ids", ()):
                 break
         return httpx.Response(200, text="".join([*lines, "data: [DONE]\n\n"]))
 

@@ -16,8 +16,9 @@ import socket
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -224,11 +225,12 @@ class Remote:
         """Send a question; pieces of its answer are taken as they come."""
         body = self._body(request, item)
         question = item.question
+        work: Callable[[], Awaitable[None]]
         if isinstance(question, LabelScores):
             assert isinstance(item.row.target, OneOf)
-            work = self._label_scores(body, item.row.target.candidates, request.id, index)
+            work = partial(self._label_scores, body, item.row.target.candidates, request.id, index)
         else:
-            work = self._answer(body | self._as_written(request, item), request.id, index)
+            work = partial(self._answer, body | self._as_written(request, item), request.id, index)
         key = (request.id, index)
 
         def begin() -> None:
@@ -265,13 +267,13 @@ class Remote:
         with contextlib.suppress(OSError):
             self._theirs.send(b".", socket.MSG_DONTWAIT)
 
-    async def _guarded(self, work: Any, request_id: str, index: int) -> None:
+    async def _guarded(self, work: Callable[[], Awaitable[None]], request_id: str, index: int) -> None:
         """Any failure is the request's, and no other's."""
         import httpx2 as httpx
 
         error: OvertureError | None = None
         try:
-            await work
+            await work()
         except asyncio.CancelledError:
             return
         except OvertureError as refused:
