@@ -55,7 +55,7 @@ class Unread:
 
     def rows(self, name: str, ids: Tensor, dtype: torch.dtype) -> Tensor | None:
         """Rows of a table, [..., D], read from its file alone; None where no file has it under this name."""
-        if self._values is not None:
+        if self._values is not None or bool((ids < 0).any()):
             return None
         for path in sorted(self._folder.glob("*.safetensors")):
             with safe_open(path, "pt") as file:
@@ -92,8 +92,8 @@ class UnreadTensor(Tensor):
         """Any operation; on the values."""
         if func is torch.ops.aten.detach.default:
             return cls(args[0]._unread, args[0]._name, args[0], args[0].device)
-        if func is torch.ops.aten.embedding.default and isinstance(args[0], UnreadTensor):
-            table, ids = args[:2]
+        if (ids := _rows_asked(func, args)) is not None:
+            table = args[0]
             rows = table._unread.rows(table._name, ids, table.dtype)
             if rows is not None:
                 return rows
@@ -101,6 +101,17 @@ class UnreadTensor(Tensor):
             UnreadTensor, lambda tensor: tensor._unread.value(tensor._name), (args, kwargs or {})
         )
         return func(*args, **kwargs)
+
+
+def _rows_asked(func: Any, args: Any) -> Tensor | None:
+    """The rows of a table that an operation takes; None of any other operation."""
+    if not args or not isinstance(args[0], UnreadTensor) or args[0].dim() != 2:
+        return None
+    if func is torch.ops.aten.embedding.default:
+        return args[1]  # type: ignore[no-any-return]
+    if func is torch.ops.aten.index.Tensor and len(args[1]) == 1 and args[1][0].dtype == torch.long:
+        return args[1][0]  # type: ignore[no-any-return]
+    return None
 
 
 def is_unread(model: Any) -> bool:
