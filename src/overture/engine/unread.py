@@ -108,9 +108,9 @@ def _rows_asked(func: Any, args: Any) -> Tensor | None:
     if not args or not isinstance(args[0], UnreadTensor) or args[0].dim() != 2:
         return None
     if func is torch.ops.aten.embedding.default:
-        return args[1]  # type: ignore[no-any-return]
+        return args[1]
     if func is torch.ops.aten.index.Tensor and len(args[1]) == 1 and args[1][0].dtype == torch.long:
-        return args[1][0]  # type: ignore[no-any-return]
+        return args[1][0]
     return None
 
 

@@ -193,10 +193,14 @@ class ClusterEngine:
 
 def gateway(cluster: Cluster) -> Any:
     """The application of a replica of the gateway."""
-    from overture.server.app import create_app
+    from functools import partial
+
+    from overture.server.app import application as routes
+    from overture.server.front import Front
     from overture.server.registry import Registry
-    from overture.server.security import LOOPBACK, Access, check_bind, read_keys
+    from overture.server.security import LOOPBACK, Access, Guard, check_bind, read_keys
     from overture.server.service import Service
+    from overture.server.sessions import Sessions
     from overture.server.watch import Watch
     from overture.store.store import Store
 
@@ -213,7 +217,10 @@ def gateway(cluster: Cluster) -> Any:
     )
     names = (*LOOPBACK, cluster.host.lower(), *map(str.lower, cluster.hosts))
     access = Access(hosts=tuple(dict.fromkeys(names)), port=cluster.port, keys=keys)
-    return create_app(Service(engine, registry), access, Watch(engine))
+    watch, sessions = Watch(engine), Sessions(cluster.port)
+    make = partial(routes, Service(engine, registry), access, watch, sessions)
+    front = Front(engine, make, on_stop=watch.close)
+    return Guard(front, access, watch.finished, sessions, front.refuse)
 
 
 def application(cluster: Cluster) -> Any:
