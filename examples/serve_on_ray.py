@@ -11,6 +11,7 @@ nodes that are made here: `--address auto`. The store and the model lie on stora
 
 import argparse
 import contextlib
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,6 +26,8 @@ from overture.server.on_ray import Cluster, serving
 @contextlib.contextmanager
 def two_nodes(cpus: int) -> Iterator[Nodes]:
     """A cluster of two nodes on this machine."""
+    # A machine that is two is slow to start; with five seconds Ray would start its proxy again and again.
+    os.environ.setdefault("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", "120")
     nodes = Nodes(initialize_head=True, head_node_args={"num_cpus": cpus, "include_dashboard": False})
     nodes.add_node(num_cpus=cpus)
     try:
@@ -45,7 +48,7 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=8000)
     given = parser.parse_args()
     worker = WorkerOptions(store=str(given.store.resolve()), backbone=given.backbone)
-    cluster = Cluster(worker=worker, most_engines=given.engines, port=given.port)
+    cluster = Cluster(worker=worker, most_engines=given.engines, port=given.port, is_on_head=not given.address)
     with contextlib.ExitStack() as held:
         if given.address:
             ray.init(address=given.address, log_to_driver=False)

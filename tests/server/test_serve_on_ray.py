@@ -63,7 +63,7 @@ def test_two_nodes_answer_as_the_library_does_each_prompt_in_one_place(tmp_path,
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     worker = WorkerOptions(store=str(store.root), backbone=config.task.backbone)
-    cluster = Cluster(worker=worker, least_engines=2, most_engines=2, port=port)
+    cluster = Cluster(worker=worker, least_engines=2, most_engines=2, port=port, is_on_head=True)
     row = "a bright day, the 4th of them"
     with example.two_nodes(cpus=2), serving(cluster):
         reply = asked(port, {"prompt": "mood", "inputs": [row]})

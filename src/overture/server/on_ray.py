@@ -42,6 +42,7 @@ class Cluster(Record):
     max_wait_s: float = Field(30.0, gt=0, description="a request that would wait longer in its engine gets a 429")
     host: str = Field("127.0.0.1", description="where each machine's proxy listens; beyond this machine only with keys")
     port: int = Field(8000, ge=1, le=65535, description="port of the proxies")
+    is_on_head: bool = Field(False, description="only the head has a proxy, such as where nodes share a machine")
     hosts: tuple[str, ...] = Field((), description="further names under which clients reach the cluster")
     key_file: str | None = Field(None, description="keys that clients must send; `overture serve --new-key` adds one")
     serves_base: bool = Field(False, description="answer without a prompt too")
@@ -262,7 +263,8 @@ def serving(cluster: Cluster) -> Iterator[None]:
 
     check_bind(cluster.host, read_keys(Path(cluster.key_file)) if cluster.key_file else ())
     serve = import_module("ray.serve")
-    serve.start(proxy_location="EveryNode", http_options={"host": cluster.host, "port": cluster.port})
+    location = "HeadOnly" if cluster.is_on_head else "EveryNode"
+    serve.start(proxy_location=location, http_options={"host": cluster.host, "port": cluster.port})
     try:
         serve.run(application(cluster), name=APP, route_prefix="/")
         yield
