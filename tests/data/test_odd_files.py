@@ -103,6 +103,14 @@ def test_names_with_a_separator_in_them_are_labels(tmp_path):
     assert len(task.words) == 4
 
 
+def test_sentences_with_signs_in_them_are_answers(tmp_path):
+    targets = [f"The Quine Tapes {i}." for i in range(len(TEXTS))]
+    targets[3] = "It came first; it was late, loud, and long."
+    rows = [{"input": text, "target": target} for text, target in zip(TEXTS, targets, strict=True)]
+    task, _ = loaded(written(tmp_path, "a.jsonl", rows), tmp_path)
+    assert (task.kind, task.answer_field) == ("generation", "target")
+
+
 def test_decimal_commas_are_numbers_and_told(tmp_path):
     lines = ["text;score", *(f"{text};{i // 2},{i % 10}5" for i, text in enumerate(TEXTS))]
     task, _ = loaded(written(tmp_path, "a.csv", "\n".join(lines)), tmp_path)

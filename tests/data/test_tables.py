@@ -1,5 +1,6 @@
 """Tables as spreadsheets, pandas and people write them."""
 
+import codecs
 import csv
 import io
 
@@ -255,6 +256,12 @@ def test_the_first_bytes_win_over_what_is_asked_for(tmp_path):
     content = "text,label\nGrüße,x\n"
     for encoding in ("utf-8-sig", "utf-16"):
         assert table_of_file(tmp_path, "a.csv", content.encode(encoding), encoding="cp1252").rows[0]["text"] == "Grüße"
+
+
+def test_a_wrong_byte_behind_the_mark_of_utf_8_is_found(tmp_path):
+    ((where, what),) = problems_of(tmp_path, "a.csv", codecs.BOM_UTF8 + b"text,label\nGr\xfc\xdfe,x\n")
+    assert where == "a.csv:2"
+    assert what.startswith("not UTF-8 text (byte 0xfc)")
 
 
 @pytest.mark.parametrize("name", ["utf-9", "hex", "rot13", "a\0b"])

@@ -231,18 +231,22 @@ def _of_label_lists(columns: dict[str, Column]) -> Guess | None:
 
 
 def _of_separated(column: Column) -> Guess | None:
-    """Labels in one text, such as billing#refund: most of the parts also stand alone or beside two others."""
+    """Labels in one text, such as billing#refund: most parts of such texts also stand alone or in others, beside others.
+
+    Sentences hold commas as well, but their parts do not come back.
+    """
     if all(as_number(text) is not None for text in column.counts):
         return None
     for separator in _SEPARATORS:
-        cut = [[part.strip() for part in text.split(separator) if part.strip()] for text in column.counts]
-        parts = [part for parts_of_text in cut for part in parts_of_text]
-        is_cut = any(len(parts_of_text) > 1 for parts_of_text in cut)
-        partners = {part: {other for others in cut if part in others for other in others} - {part} for part in parts}
-        free = sum(part in column.counts or len(partners[part]) > 1 for part in partners)
-        if is_cut and 2 <= len(partners) <= 4 * MAX_LABELS and 2 * free >= len(partners):
+        cells = [[part.strip() for part in text.split(separator) if part.strip()] for text in column.counts]
+        cut = [cell for cell in cells if len(cell) > 1]
+        num_cells = Counter(part for cell in cut for part in set(cell))
+        partners = {part: {other for cell in cut if part in cell for other in cell} - {part} for part in num_cells}
+        free = sum(part in column.counts or (num_cells[part] > 1 and len(partners[part]) > 1) for part in num_cells)
+        labels = [part for cell in cells for part in cell]
+        if cut and 2 <= len(set(labels)) <= 4 * MAX_LABELS and 2 * free >= len(num_cells):
             note = f"cells of {column.name} hold several labels with {separator!r} between them"
-            return replace(_several(column.name, parts, {"separator": separator}), notes=[note])
+            return replace(_several(column.name, labels, {"separator": separator}), notes=[note])
     return None
 
 

@@ -41,8 +41,10 @@ def text_of(source: Source) -> str:
     try:
         text = raw.decode(encoding)
     except UnicodeDecodeError as error:
-        line = raw.count(b"\n", 0, error.start) + 1
-        what = f"not {'UTF-8' if encoding == 'utf-8' else encoding} text (byte 0x{raw[error.start]:02x})"
+        # A decoder counts from behind the mark that says UTF-8, in bytes that it hands back.
+        line = error.object.count(b"\n", 0, error.start) + 1
+        name = "UTF-8" if encoding in ("utf-8", "utf-8-sig") else encoding
+        what = f"not {name} text (byte 0x{error.object[error.start]:02x})"
         fix = "save it as UTF-8, or name its encoding with data.encoding, such as cp1252 or utf-16"
         source.problem(line, what, fix)
         return ""
