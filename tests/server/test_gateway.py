@@ -374,6 +374,19 @@ def test_a_broken_upload_is_a_mistake(client):
     assert error_of(reply, 400)["wanted"] == "JSON"
 
 
+def test_wrong_fields_are_named_as_the_caller_wrote_them(client):
+    reply = client.post("/v1/predict", json={"prompt": "movie", "inputs": [5]})
+    error = error_of(reply, 400)
+    assert error["param"] == "inputs.0"
+    assert error["message"] == "inputs.0: must be text, or must be a mapping of keys and values"
+    reply = client.post("/v1/predict", json={"prompts": "movie", "inputs": ["a"]})
+    assert error_of(reply, 400)["message"] == "prompt: this key is required; prompts: no such field"
+    reply = client.post("/v1/predict", content=b"{bad", headers={"content-type": "application/json"})
+    error = error_of(reply, 400)
+    assert (error["param"], error["wanted"]) == ("body", "JSON")
+    assert error["message"].startswith("the body is not JSON: ")
+
+
 def test_an_upload_that_the_model_cannot_open_is_taken_back(tmp_path):
     gateway = Gateway(tmp_path / "store", ReadyEngine(answer=fake_answer, refused=("movie@1",)))
     with gateway.client() as client:

@@ -33,6 +33,7 @@ _CODES = {
 """A short name for an error that a room below raises; the first class that fits decides."""
 _RETRY_LOCKED_S = 1.0
 _MAX_SHOWN = 200
+_MAX_PROBLEMS = 3
 
 
 class ErrorBody(Record):
@@ -133,10 +134,23 @@ def _code_of(kind: type, status: int) -> str:
 def invalid_body(problems: Sequence[Mapping[str, Any]]) -> Refused:
     """The refusal of a request that is not of its schema, from pydantic's errors."""
     first = problems[0]
-    where = ".".join(str(part) for part in first["loc"] if part != "body")
+    if first["type"] == "json_invalid":
+        reason = first.get("ctx", {}).get("error", "")
+        return Refused.invalid(f"the body is not JSON: {reason}", where="body", wanted="JSON")
+    # A place that may hold this or that has a problem for each.
+    wanted_at: dict[str, list[str]] = {}
+    for problem in problems:
+        wanted = "no such field" if problem["type"] == "extra_forbidden" else in_words(problem)
+        wanted_at.setdefault(_place(problem["loc"]), []).append(wanted)
+    texts = [f"{where or 'the body'}: {', or '.join(dict.fromkeys(wanted))}" for where, wanted in wanted_at.items()]
+    more = [f"{len(texts) - _MAX_PROBLEMS} more fields are wrong"] if len(texts) > _MAX_PROBLEMS else []
+    where, wanted_there = next(iter(wanted_at.items()))
     value = first.get("input")
     got = "" if first["type"] == "missing" or isinstance(value, dict | bytes) else repr(value)
-    wanted = {"extra_forbidden": "no such field", "json_invalid": "JSON"}.get(first["type"], in_words(first))
-    more = f"; {len(problems) - 1} more fields are wrong" if len(problems) > 1 else ""
-    what = f"{where or 'the body'}: {wanted}{more}"
-    return Refused.invalid(what, where=where or "body", got=got, wanted=wanted)
+    what = "; ".join(texts[:_MAX_PROBLEMS] + more)
+    return Refused.invalid(what, where=where or "body", got=got, wanted=", or ".join(dict.fromkeys(wanted_there)))
+
+
+def _place(parts: Sequence[str | int]) -> str:
+    """The path of a field, without the types of which pydantic tried each, such as function-after[plain(), str]."""
+    return ".".join(str(part) for part in parts if part != "body" and "[" not in str(part))
