@@ -214,6 +214,17 @@ def test_mistakes_are_told_before_anything_runs(task, overture, words, told) -> 
     assert not Path("out/cells").exists()
 
 
+@pytest.mark.parametrize("command", ["compare", "tune"])
+def test_ray_that_is_missing_is_told_before_anything_runs(task, overture, monkeypatch, command) -> None:
+    monkeypatch.setattr("overture.jobs.run.where.find_spec", lambda name: None)
+    done = overture(command, task, "--on", "ray", *(["-o", "out"] if command == "compare" else []))
+    assert done.code == 2
+    assert "Ray is not installed" in done.err
+    assert "loading" not in done.err
+    assert not Path("out").exists()
+    assert not Path("store/runs").exists()
+
+
 def test_cells_of_another_request_are_not_mixed_in(task, overture) -> None:
     words = ["compare", task, "--way", "no-prompt", "--size", "4", "--seeds", "1", "-o", "out", "--json"]
     assert overture(*words).code == 0

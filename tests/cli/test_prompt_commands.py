@@ -1,6 +1,8 @@
 """List, show, diff, rm, init, doctor."""
 
+import errno
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,9 @@ from overture.engine import precision
 
 def test_empty_store(overture) -> None:
     assert overture("list", "--json").json == {"store": str(Path("store").resolve()), "prompts": [], "after": None}
-    assert "no prompts" in overture("list").out
+    listed = overture("list")
+    assert "no prompts" in listed.out
+    assert listed.err == ""
     assert "no runs" in overture("resume").out
 
 
@@ -54,6 +58,22 @@ def test_an_alias_is_set_used_listed_and_removed(tuned, overture) -> None:
     assert overture("alias", "mood@prod", "-r", "--json").json == {"removed": "mood@prod", "version": "mood@1"}
     assert overture("alias", "mood").out.strip() == "mood has no aliases"
     assert overture("alias", "mood@prod", "-r").code == overture("alias", "mood", "2").code == 2
+
+
+def test_a_store_that_nobody_may_write_is_told(tuned, overture, monkeypatch) -> None:
+    opened = os.open
+
+    def refused(path, flags, *rest, **more):
+        if flags & os.O_CREAT:
+            raise OSError(errno.EROFS, "Read-only file system", str(path))
+        return opened(path, flags, *rest, **more)
+
+    monkeypatch.setattr("overture.core.files.os.open", refused)
+    for words in (["alias", "mood", "prod"], ["rm", "mood", "--yes"]):
+        done = overture(*words)
+        assert done.code == 2
+        assert "cannot be written" in done.err
+    assert "mood@1" in overture("list").out
 
 
 def test_damaged_prompt_is_listed_with_its_problem(tuned, overture) -> None:

@@ -20,7 +20,7 @@ from overture.core.records.events import Event, Listener, ProgressEvent, StageEv
 from overture.core.records.runs import Outcome, RunResult
 from overture.core.records.tune import StoppedRun
 from overture.jobs.run.request import TuneConfig, resolved
-from overture.jobs.run.where import Where
+from overture.jobs.run.where import Where, check_ray
 
 T = TypeVar("T", bound=Outcome)
 Result = TypeVar("Result", bound=RunResult)
@@ -96,9 +96,13 @@ def where_of(given: Given) -> Where:
     """Where a command's jobs run.
 
     Raises:
-        ConfigError: the place cannot be read.
+        ConfigError: the place cannot be read, or Ray is missing.
     """
-    return validated(Where, given.of(Where), "--on")
+    where = validated(Where, given.of(Where), "--on")
+    if where.on:
+        # Before the model is loaded and the first steps are taken.
+        check_ray()
+    return where
 
 
 def worked(

@@ -12,6 +12,7 @@ OvertureError
 |   |   +-- UnknownPrompt         there is no prompt, version or alias of this name
 |   |   +-- UnknownSession        there is no labelling session of this name
 |   |   +-- StoreLocked           another process writes
+|   |   +-- StoreReadOnly         the system lets nobody write there
 |   +-- DeviceFull                one row alone does not fit into the device's memory
 +-- Diverged                      the loss became NaN or infinite; the last good prompt was kept
 +-- LostProcess                   another of the processes that train together ended, or a worker did
@@ -161,6 +162,12 @@ class UnknownSession(StoreError):
 
 class StoreLocked(StoreError):
     """Another process writes."""
+
+    http_status = 503
+
+
+class StoreReadOnly(StoreError):
+    """The system lets this process write nothing there."""
 
     http_status = 503
 

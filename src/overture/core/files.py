@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from overture.core.errors import DiskFull, StoreError, StoreLocked
+from overture.core.errors import DiskFull, StoreError, StoreLocked, StoreReadOnly
 
 TEMPORARY = ".overture-tmp-"
 _LOCK_POLL_S = 0.02
@@ -165,6 +165,18 @@ def no_link_error(path: Path) -> Iterator[None]:
         raise
 
 
+@contextmanager
+def _no_right_as_read_only(folder: Path) -> Iterator[None]:
+    """Turn the system's refusal to write into a `StoreReadOnly` that names the folder."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+            fix = "get the right to write there, or name another folder"
+            raise StoreReadOnly("the folder cannot be written", where=str(folder), fix=fix) from error
+        raise
+
+
 def append_line(path: Path, line: str) -> None:
     """Add a line to a text file; a link in its place is refused.
 
@@ -190,11 +202,11 @@ def exclusive(path: Path, what: str, wait_s: float = 0.0) -> Iterator[None]:
         wait_s: how long to wait for another process to end.
 
     Raises:
-        StoreError: another process holds it still, or the path is a link. The lock dies with its process, so there are
-            no stale ones.
+        StoreError: another process holds it still, the path is a link, or the folder is read-only. The lock dies with
+            its process, so there are no stale ones.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with no_link_error(path):
+    with no_link_error(path), _no_right_as_read_only(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
         number = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
     try:
         deadline_s = time.monotonic() + wait_s

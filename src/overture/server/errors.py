@@ -15,6 +15,7 @@ from overture.core.errors import (
     OvertureError,
     StoreError,
     StoreLocked,
+    StoreReadOnly,
     UnknownPrompt,
     WrongName,
 )
@@ -24,6 +25,7 @@ from overture.core.records.serving import ErrorEvent
 _CODES = {
     UnknownPrompt: "model_not_found",
     StoreLocked: "store_locked",
+    StoreReadOnly: "store_unavailable",
     WrongName: "invalid_name",
     StoreError: "store_damaged",
     ArtifactError: "prompt_does_not_fit",

@@ -250,6 +250,8 @@ class Store:
             limit: names on a page, from 1; those whose versions were all removed count, and show nothing.
             match: only names that contain this text.
         """
+        if not self.root.is_dir():
+            return Page(entries=[], after="", num_names=0)
         names = [name for name in self.names() if match in name] if match else self.names()
         begin = bisect_right(names, after)
         shown = names[begin : begin + max(1, limit)]

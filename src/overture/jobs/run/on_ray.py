@@ -17,7 +17,7 @@ from pydantic import TypeAdapter, ValidationError
 from overture.core.contracts import Done, Job, Result
 from overture.core.errors import ConfigError, DiskFull, LostProcess, Stopped, StoreError
 from overture.core.records.events import Listener, NoticeEvent
-from overture.jobs.run.where import Where
+from overture.jobs.run.where import Where, check_ray
 from overture.jobs.run.worker import Reply, Setup, Worker, events_of
 
 _PORT = 10001
@@ -25,23 +25,6 @@ _PORT = 10001
 _MOST_LOSSES = 3
 """A job that has lost so many workers is the reason for it."""
 _LOOK_S = 0.3
-
-
-def import_ray() -> Any:
-    """The module `ray`.
-
-    Raises:
-        ConfigError: it is not installed here.
-    """
-    try:
-        ray: Any = import_module("ray")
-    except ImportError:
-        raise ConfigError(
-            "Ray is not installed in this environment",
-            where="--on ray",
-            fix="make ray, then .venv-ray/bin/python -m overture ...; or pip install ray",
-        ) from None
-    return ray
 
 
 @dataclass(slots=True)
@@ -152,7 +135,8 @@ def workers_on(
         ConfigError: Ray is not installed, no cluster is there, or a worker sees other files.
         LostProcess: a worker could not be started.
     """
-    ray = import_ray()
+    check_ray()
+    ray: Any = import_module("ray")
     address = where.on.removeprefix("ray")
     quiet = {"log_to_driver": False, "configure_logging": False}
     try:

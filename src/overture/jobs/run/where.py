@@ -1,8 +1,11 @@
 """Where a command's jobs run; imports neither torch nor Ray."""
 
+from importlib.util import find_spec
+
 from pydantic import Field
 
 from overture.core.config import Config
+from overture.core.errors import ConfigError
 
 
 class Where(Config):
@@ -24,3 +27,17 @@ class Where(Config):
 
 HERE = Where()
 """In this process."""
+
+
+def check_ray() -> None:
+    """Refuse a run on Ray where Ray is missing.
+
+    Raises:
+        ConfigError: it is not installed here.
+    """
+    if find_spec("ray") is None:
+        raise ConfigError(
+            "Ray is not installed in this environment",
+            where="--on ray",
+            fix="make ray, then .venv-ray/bin/python -m overture ...; or pip install ray",
+        )
