@@ -231,7 +231,7 @@ def _of_label_lists(columns: dict[str, Column]) -> Guess | None:
 
 
 def _of_separated(column: Column) -> Guess | None:
-    """Labels in one text, such as billing#refund: most parts of such texts also stand alone or in others, beside others.
+    """Labels in one text, such as billing#refund: most parts also stand alone, or in several such texts.
 
     Sentences hold commas as well, but their parts do not come back.
     """
