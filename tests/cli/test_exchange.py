@@ -98,6 +98,14 @@ def test_what_is_refused_leaves_nothing(adapter, make_task, overture, changes, w
     assert overture("list", "--json").json["prompts"] == []
 
 
+def test_an_adapter_of_an_embedded_model_names_what_is_here(adapter, make_task, overture, monkeypatch) -> None:
+    make_task()
+    monkeypatch.setitem(exchange.HUB_IDS, "embedded", "./nowhere")
+    done = overture("import", adapter(base_model_name_or_path="./nowhere"), "--task", "task.yaml")
+    assert done.code == 2
+    assert "or name the model with --backbone embedded" in " ".join(done.err.split())
+
+
 def test_an_unsafe_adapter_is_refused_before_the_model_is_loaded(adapter, make_task, overture, monkeypatch) -> None:
     def load(*_: object, **__: object) -> None:
         pytest.fail("the model was loaded")

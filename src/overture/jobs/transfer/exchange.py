@@ -5,13 +5,14 @@ from pathlib import Path
 
 from torch import Tensor
 
-from overture.core.errors import ConfigError
+from overture.core.errors import BackboneError, ConfigError
 from overture.core.records.prompt import Lineage
 from overture.core.records.transfer import ExportResult, ImportResult
 from overture.data.encode import Encoder
 from overture.data.task import Task
 from overture.engine.backbone import Backbone
 from overture.engine.load import load_backbone
+from overture.engine.options import HUB_IDS
 from overture.evaluate.facts import adapter_of, config_of
 from overture.exchange.export import FORMATS, LOST, check_target, write_files
 from overture.exchange.peft_files import fitted_tensors, read_adapter
@@ -141,13 +142,22 @@ def _model(adapter: Adapter, config: TuneConfig, name: str | None, notify: Notif
     # A folder by its whole path: the prompt is used from elsewhere too.
     is_folder = chosen.startswith((".", "~")) or path.exists()
     revision = config.revision or (adapter.config.revision if chosen == named else None)
-    return load_backbone(
-        str(path.resolve()) if is_folder else chosen,
-        revision=revision,
-        device=config.device,
-        dtype=config.dtype,
-        notify=notify,
-    )
+    try:
+        return load_backbone(
+            str(path.resolve()) if is_folder else chosen,
+            revision=revision,
+            device=config.device,
+            dtype=config.dtype,
+            notify=notify,
+        )
+    except BackboneError as error:
+        if name:
+            raise
+        # The caller named no model, and need not know how an adapter of the embedded one is written.
+        alias = next((alias for alias, hub_id in HUB_IDS.items() if hub_id == named), "")
+        made = f" {alias}, which was made from it" if alias else ""
+        fix = f"{error.fix}; or name the model with --backbone{made}"
+        raise BackboneError(error.what, where=error.where, got=error.got, wanted=error.wanted, fix=fix) from error
 
 
 def export_prompt(ref: str | Path, folder: str | Path, store: Store, *, to: str) -> ExportResult:
