@@ -40,6 +40,7 @@ check: $(INSTALLED)
 	$(BIN)/python bench/reports.py --check
 	$(BIN)/python bench/pages/settings_page.py --check
 	$(BIN)/python bench/pages/hard_page.py --check
+	$(BIN)/python bench/pages/sizes_page.py --check
 
 bench: $(INSTALLED)
 	$(BIN)/python bench/speed/speed.py --data $(DATA)
@@ -73,6 +74,7 @@ docs: $(INSTALLED)
 	$(BIN)/python bench/pages/settings_page.py
 	$(BIN)/python bench/pages/hard_page.py
 	$(BIN)/python bench/reports.py
+	$(BIN)/python bench/pages/sizes_page.py
 
 clean:
 	rm -rf $(VENV) $(RAY) .mypy_cache .ruff_cache .import_linter_cache

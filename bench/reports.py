@@ -19,6 +19,8 @@ BEGIN, END = "<!-- reports: written by bench/reports.py -->\n", "<!-- end of rep
 TASKS = {
     "movie": "Sentiment of film snippets",
     "trec": "Types of questions",
+    "trec-minilm": "Types of questions, by an encoder",
+    "trec-gemma": "Types of questions, by another decoder",
     "bbc": "Topics of news articles, cut at 128 tokens",
     "squad": "Answers copied from a paragraph",
     "squad-minilm": "Answers copied from a paragraph, by an encoder",
@@ -56,11 +58,12 @@ def verdicts() -> str:
     parts = []
     for name, title in TASKS.items():
         result = kept_summary(REPORTS / name)
+        metric = result.metric.replace("_", " ")
         sizes, seeds, n = ", ".join(map(str, result.sizes)), len(result.seeds), result.scores[0].n
-        about = f"{result.backbone.id}, {sizes} training rows, {seeds} seeds, {n} test rows, {result.metric}"
+        about = f"{result.backbone.id}, {sizes} training rows, {seeds} seeds, {n} test rows, {metric}"
         lines = [
             f"## [{title}]({name}/report.html)",
-            f"{about.replace('_', ' ')}.",
+            f"{about}.",
             f"![{title}: scores of the ways]({name}/report.png)",
             f"**{result.advice.what}**",
             result.advice.why,

@@ -41,6 +41,7 @@ def test_compare_resume_and_one_cell(task, drawn, overture, monkeypatch) -> None
     assert done.code == 0, done.err
     assert "plan:" in done.err
     assert "prefix-after: 4 trainings on 4, 8 rows" in done.err
+    assert "up to 2 epochs in place of 1: every training has 2 optimiser steps" in done.err
     found = done.json
     assert (found["status"], found["largest"], found["seeds"]) == ("finished", 8, [0, 1])
     assert set(cells()) == CELLS

@@ -259,6 +259,7 @@ class _Comparison:
             plan = self._whole_plan() if self.config.budget is None else self._plan_within(self.config.budget)
             self.folder.keep_plan(self._plan_request, plan)
         self._notify_untuned(plan)
+        self._notify_lengthened(plan)
         if steps := self._forecast.steps(plan):
             self.lab.listener(PlanEvent(steps=steps))
 
@@ -381,6 +382,15 @@ class _Comparison:
                 self._notify(
                     f"{way.name} keeps the default learning rate that its cells here have; another --output chooses it"
                 )
+
+    def _notify_lengthened(self, plan: Plan) -> None:
+        """Notify that trainings have more epochs than were asked for, so that they have the least number of steps."""
+        train, least = self.config.tune.train, self.config.min_steps
+        if train.epochs and (most := train.with_steps(plan.sizes[0], least).num_epochs) > train.epochs:
+            self._notify(
+                f"up to {most} epochs in place of {train.epochs}: every training has {least} optimiser steps at least "
+                "(--min-steps)"
+            )
 
     # -- planning
 
