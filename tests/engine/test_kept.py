@@ -29,13 +29,13 @@ def warmed(family, case, files, lengths=LENGTHS, budget=1 << 24, notices=None, b
     notify = None if notices is None else notices.append
     cache = InputCache(budget, files=files, notify=notify, **options)
     model = PromptedModel(backbone, make_prompt(case, backbone), cache, max_tokens=60)
-    stack = backbone.encoder or backbone
-    runs, run = [], stack._run
-    stack._run = lambda *arguments: runs.append(1) or run(*arguments)
+    stack = (backbone.encoder or backbone).stack
+    runs, run = [], stack.run_together
+    stack.run_together = lambda *arguments: runs.append(1) or run(*arguments)
     try:
         model.warm(rows)
     finally:
-        del stack._run
+        del stack.run_together
     return model, rows, len(runs)
 
 

@@ -22,7 +22,8 @@ from fakes import VOCABULARY, make_inner_tokenizer
 from overture.core.records.serving import Command, Event, Request, VllmOptions, WorkerOptions
 from overture.data.encode import Encoder
 from overture.data.task import Task
-from overture.engine.load import load_backbone, model_files
+from overture.engine.load import load_backbone
+from overture.engine.model_files import model_files
 from overture.engine.unread import is_unread
 from overture.evaluate.facts import backbone_ref
 from overture.evaluate.host import Ask, Host

@@ -14,6 +14,7 @@ from overture.cli.tables import Column, show_table
 from overture.cli.tune import BACKBONE, LENGTH, METHOD, PLACE, WHERE, finish, where_of, worked
 from overture.core.errors import ConfigError
 from overture.jobs.run.request import TuneConfig, check_no_adapter, resolved
+from overture.jobs.run.where import Where
 from overture.jobs.search.options import LrConfig, SearchRequest
 from overture.jobs.wording.options import HardRequest
 
@@ -59,8 +60,8 @@ def search_command(
     """
     root = store_root(store)
     flags = {**given.of(SearchRequest), **given.of(HardRequest)}
-    request, where = resolved(HardRequest, task, flags, settings or []), where_of(given)
-    if where.on and request.search.form != "soft":
+    request = resolved(HardRequest, task, flags, settings or [])
+    if given.of(Where).get("on") and request.search.form != "soft":
         raise ConfigError(
             "only a search for trained prompts runs on workers",
             where="--on",
@@ -68,6 +69,7 @@ def search_command(
             "a few passes at a time, on one machine's kept texts",
             fix="leave --on out; or --form soft",
         )
+    where = where_of(given)
     if request.search.form == "hard":
         search_words_command(
             request, [name for name in (*_SPACE, *_BUDGET) if f"search.{name}" in flags], store, is_json
