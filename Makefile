@@ -57,8 +57,9 @@ peers: $(INSTALLED)
 ray: $(INSTALLED)
 	@test -x $(RAY)/bin/python || $(PYTHON) -m venv $(RAY)
 	@(echo $(CURDIR)/src; $(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))') > $$($(RAY)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/overture.pth
-	@$(RAY)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt ray==2.60.0
-	$(RAY)/bin/python -m pytest -q tests/jobs/test_on_ray.py
+	@$(RAY)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt "ray[serve]==2.60.0"
+	@# Ray leaves open sockets to the garbage collector.
+	$(RAY)/bin/python -m pytest -q -W ignore::pytest.PytestUnraisableExceptionWarning tests/jobs/test_on_ray.py tests/server/test_serve_on_ray.py
 
 # vLLM pins other versions of what Overture needs and takes 3.4 GB, so it has an environment of its own, which finds our code by a path
 # file. Its builds of torchvision, torchaudio and torchcodec do not fit the torch of the CPU build, and texts need none of them.
