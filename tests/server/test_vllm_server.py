@@ -81,8 +81,9 @@ def server(model: str, tmp_path: Path) -> Iterator[str]:
     words = [
         VENV / "bin/python",
         "-m",
-        "vllm.entrypoints.cli.main",
-        "serve",
+        # What `vllm serve` starts; the command itself asks for a package of another name than the CPU build's.
+        "vllm.entrypoints.openai.api_server",
+        "--model",
         model,
         "--host",
         "127.0.0.1",
