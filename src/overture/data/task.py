@@ -456,6 +456,9 @@ def task_file_values(path: Path) -> dict[str, Any]:
     Raises:
         ConfigError: the file cannot be read, or holds rows.
     """
+    if path.is_dir():
+        fix = f"name the file in it; overture init {path} writes one for a folder of rows"
+        raise ConfigError("this is a folder, not a task file", where=str(path), wanted="a task file (.yaml)", fix=fix)
     # A task file may be JSON as well; what such a file holds tells.
     if path.suffix.lower() in SUFFIXES and path.suffix.lower() != ".json" and path.is_file():
         raise ConfigError(
