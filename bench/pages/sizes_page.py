@@ -94,7 +94,7 @@ def cost_of(summary: Summary, way: str, size: int) -> Cost | None:
 def lines(results: dict[str, Summary]) -> list[list[str]]:
     """A line for each model, way and number of rows that all models have."""
     common = set.intersection(*(set(summary.sizes) for summary in results.values()))
-    found = []
+    rows = []
     for name, summary, score in shown(results):
         if score.size and score.size not in common:
             continue
@@ -104,7 +104,7 @@ def lines(results: dict[str, Summary]) -> list[list[str]]:
             if not score.size or cost is None
             else [f"{cost.cpu_seconds:.0f}", f"{cost.trainable:,}", f"{cost.stored_bytes / 1e6:.1f}"]
         )
-        found.append(
+        rows.append(
             [
                 f"{MODELS[name].partition(',')[0]} {millions(summary)}",
                 score.way,
@@ -114,7 +114,7 @@ def lines(results: dict[str, Summary]) -> list[list[str]]:
                 *costs,
             ]
         )
-    return found
+    return rows
 
 
 def section(results: dict[str, Summary]) -> str:
