@@ -4,6 +4,7 @@ import contextlib
 import functools
 import inspect
 import os
+import re
 import shlex
 import sys
 import traceback
@@ -271,7 +272,16 @@ def _fix_of(error: Exception) -> str:
     path = context.command_path if context else "overture"
     if option and not getattr(error, "possibilities", None) and path.endswith(" predict"):
         return f"put -- before a text that begins with a dash: {path} PROMPT -- {shlex.quote(option)}; or {path} --help"
+    flag, extra_words = _FLAG_OF_WORDS.get(path.rpartition(" ")[2]), _EXTRA.search(str(error))
+    if flag and extra_words:
+        return f"{path} TASK.yaml {' '.join(f'{flag} {word}' for word in extra_words[1].split())}; or {path} --help"
     return f"{path} --help"
+
+
+_EXTRA = re.compile(r"unexpected extra argument\S* \(([\w: -]+)\)")
+"""Names, as the parser's message lists them; not files."""
+_FLAG_OF_WORDS = {"compare": "--way", "tune": "--method"}
+"""By command, the flag that belongs to names behind the task file."""
 
 
 def _on_real_stderr(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

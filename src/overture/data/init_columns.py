@@ -1,5 +1,6 @@
 """The columns of a data file, and the part that each may play in a task."""
 
+import math
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -9,10 +10,14 @@ from typing import Any
 
 from overture.data.formats.form import Records
 from overture.data.template import is_field_name
-from overture.data.values import as_text, is_blank, label_text
+from overture.data.values import as_number, as_text, is_blank, is_infinite, is_missing_word, label_text
 
 MAX_LABELS = 50
 _MAX_NAMED_LABELS = 1000
+_MOST_NUMBERS = 20
+"""Texts of more different numbers, some with fractions, are no labels."""
+_MISFIT_SHARE = 0.05
+"""Of a column of numbers, at most so many values are none."""
 _LABEL_NAMES = (
     "label",
     "labels",
@@ -69,8 +74,11 @@ class Column:
 
     @cached_property
     def counts(self) -> Counter[str]:
-        """How often each value occurs, as the text of a label; nothing if a value is no text or number."""
-        texts = [label_text(value) for value in self.filled]
+        """How often each value occurs, as the text of a label; nothing if a value is no text or number.
+
+        Infinite numbers are left out.
+        """
+        texts = [label_text(value) for value in self.filled if not (isinstance(value, float) and math.isinf(value))]
         return Counter() if None in texts else Counter(text for text in texts if text is not None)
 
     @cached_property
@@ -88,10 +96,25 @@ class Column:
         """Its values if they could be labels, sorted; empty if not."""
         if not self.counts or any("\n" in text or not text.strip() for text in self.counts):
             return []
-        if any(isinstance(value, float) and not value.is_integer() for value in self.filled):
+        if any(isinstance(value, float) and math.isfinite(value) and not value.is_integer() for value in self.filled):
+            return []
+        if len({*self.numbers}) > _MOST_NUMBERS and not all(number.is_integer() for number in self.numbers):
+            # Tables have numbers as texts.
             return []
         most = _MAX_NAMED_LABELS if self.label_rank is not None else MAX_LABELS
         return sorted(self.counts) if 2 <= len(self.counts) <= min(most, len(self.values) // 2) else []
+
+    @cached_property
+    def numbers(self) -> list[float]:
+        """Its finite numbers, where it holds numbers; empty if not.
+
+        Words for no value and infinite numbers do not matter, nor a few others, such as #DIV/0!; but 1,2,3 does.
+        """
+        values = [value for value in self.filled if not is_missing_word(value) and not is_infinite(value)]
+        numbers = [number for value in values if (number := as_number(value)) is not None]
+        others = [value for value in values if as_number(value) is None]
+        is_list = any(re.fullmatch(r"[\d\s.,;|#]+", as_text(value) or "0") for value in others)
+        return [] if is_list or len(others) > _MISFIT_SHARE * len(values) else numbers
 
     @property
     def label_rank(self) -> int | None:

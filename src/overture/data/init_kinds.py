@@ -13,7 +13,7 @@ from overture.data.kinds.grammar import units_of
 from overture.data.kinds.multilabel import truth
 from overture.data.kinds.tagged_rows import span_places
 from overture.data.kinds.tags import split_tag
-from overture.data.values import as_number, as_text, is_missing_word, label_text
+from overture.data.values import as_text, is_missing_word, label_text
 
 _ANSWER_NAMES = ("output", "answer", "answers", "target", "summary", "completion", "response", "reply", "translation")
 _TRANSCRIPTS = ("transcription", "transcript", "sentence", "caption", "text")
@@ -191,8 +191,8 @@ def _without_missing(column: Column) -> tuple[dict[str, int], list[str]]:
 
 
 def _of_numbers(column: Column) -> Guess | None:
-    numbers = [value for value in map(as_number, column.filled) if value is not None]
-    if len(numbers) < len(column.filled) or len(set(numbers)) < 3:
+    numbers = column.numbers
+    if len(set(numbers)) < 3:
         return None
     low, high = min(numbers), max(numbers)
     points = {_short(low): " low", _short((low + high) / 2): " medium", _short(high): " high"}
@@ -235,7 +235,7 @@ def _of_separated(column: Column) -> Guess | None:
 
     Sentences hold commas as well, but their parts do not come back.
     """
-    if all(as_number(text) is not None for text in column.counts):
+    if column.numbers:
         return None
     for separator in _SEPARATORS:
         cells = [[part.strip() for part in text.split(separator) if part.strip()] for text in column.counts]

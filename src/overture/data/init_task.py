@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, Literal
 
 from overture.core.config import validated
@@ -29,6 +29,8 @@ LabelPlace = Literal["end", "mask", "vectors"]
 """How a model tells labels apart: a word behind the text, a word at a mask, or vectors of their own."""
 
 _MEDIA_BACKBONES = {"image": "facebook/dinov2-small@112px", "audio": "openai/whisper-tiny"}
+_NUM_PLACES = 3
+"""Rows that a note names."""
 _SPLIT_NAMES = {"train": ("train",), "validation": ("validation", "valid", "dev"), "test": ("test",)}
 
 
@@ -115,6 +117,7 @@ def starting_task(
     task = validated(Task, values, str(first))
     rows_of = {split: rows_of_table(task, table, str(sources[split])) for split, table in tables.items()}
     values, task = _with_drops(values, task, rows_of, notes)
+    notes += _unread_labels(task, rows_of)
     if len(sources) < 3 and not any(table.splits for table in tables.values()):
         notes.append("splits that are not given are drawn from the rows: set data.seed to draw others")
     report = data_report(
@@ -271,16 +274,36 @@ def _with_drops(
 ) -> tuple[dict[str, Any], Task]:
     """The task with `data.drop` for rows without text or label, if there are any beside good ones."""
     rows = [row for members in rows_of.values() for row in members]
-    counts = {
-        "empty": sum(is_empty(task, row) for row in rows),
-        "unlabelled": sum(is_unlabelled(task, row) for row in rows),
+    dropped = {
+        "empty": [row for row in rows if is_empty(task, row)],
+        "unlabelled": [row for row in rows if is_unlabelled(task, row)],
     }
-    drop = [what for what, count in counts.items() if 0 < count < len(rows)]
+    drop = [what for what, some in dropped.items() if 0 < len(some) < len(rows)]
     if not drop:
         return values, task
-    notes += [f"rows left out by data.drop: {counts[what]} {what}" for what in drop]
+    notes += [
+        f"rows left out by data.drop: {len(dropped[what])} {what} ({_places([PurePath(row.where).name for row in dropped[what]])})"
+        for what in drop
+    ]
     values = {**values, "data": {**values["data"], "drop": drop}}
     return values, validated(Task, values, "data.drop")
+
+
+def _unread_labels(task: Task, rows_of: Mapping[str, Sequence[Row]]) -> list[str]:
+    """A note on rows whose label is none, such as an infinite number, if there are any that `data.drop` keeps."""
+    if task.kind not in ("classification", "regression"):
+        return []
+    rows = [row for members in rows_of.values() for row in members if not is_unlabelled(task, row)]
+    problems = [problem for row in rows for problem in task.spec.problems(task, row)]
+    if not problems:
+        return []
+    places = _places([f"{PurePath(problem.where).name}: {problem.what}" for problem in problems])
+    return [f"labels to correct or to empty, for training stops at them: {places}"]
+
+
+def _places(places: Sequence[str]) -> str:
+    """The first places of many."""
+    return ", ".join(places[:_NUM_PLACES]) + (f" and {len(places) - _NUM_PLACES} more" * (len(places) > _NUM_PLACES))
 
 
 def _by_split(rows_of: Mapping[str, list[Row]], tables: Mapping[str, Table]) -> dict[str, list[Row]]:

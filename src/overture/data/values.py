@@ -62,6 +62,16 @@ def as_number(value: Any) -> float | None:
     return number if math.isfinite(number) else None
 
 
+def is_infinite(value: Any) -> bool:
+    """Whether a value is an infinite number, or a text of one, such as inf or 1e999."""
+    if isinstance(value, bool) or not isinstance(value, float | str):
+        return False
+    try:
+        return math.isinf(float(value))
+    except ValueError:
+        return False
+
+
 def clean_label(label: str) -> str:
     """A label without odd white space and characters that cannot be seen, its accents in one form."""
     signs = unicodedata.normalize("NFC", label)

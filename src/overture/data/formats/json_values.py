@@ -12,7 +12,7 @@ def decoder() -> json.JSONDecoder:
 
 
 def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not a JSON value")
+    raise ValueError(f"{name} is not a JSON value; write null where there is none")
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
