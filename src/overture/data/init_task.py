@@ -274,17 +274,14 @@ def _with_drops(
 ) -> tuple[dict[str, Any], Task]:
     """The task with `data.drop` for rows without text or label, if there are any beside good ones."""
     rows = [row for members in rows_of.values() for row in members]
-    dropped = {
-        "empty": [row for row in rows if is_empty(task, row)],
-        "unlabelled": [row for row in rows if is_unlabelled(task, row)],
-    }
-    drop = [what for what, some in dropped.items() if 0 < len(some) < len(rows)]
+    tests = {"empty": is_empty, "unlabelled": is_unlabelled}
+    places_of = {what: [_place(row.where) for row in rows if is_so(task, row)] for what, is_so in tests.items()}
+    drop = [what for what, places in places_of.items() if 0 < len(places) < len(rows)]
     if not drop:
         return values, task
-    notes += [
-        f"rows left out by data.drop: {len(dropped[what])} {what} ({_places([PurePath(row.where).name for row in dropped[what]])})"
-        for what in drop
-    ]
+    for what in drop:
+        places = places_of[what]
+        notes.append(f"rows left out by data.drop: {len(places)} {what} ({_first_of(places)})")
     values = {**values, "data": {**values["data"], "drop": drop}}
     return values, validated(Task, values, "data.drop")
 
@@ -297,13 +294,19 @@ def _unread_labels(task: Task, rows_of: Mapping[str, Sequence[Row]]) -> list[str
     problems = [problem for row in rows for problem in task.spec.problems(task, row)]
     if not problems:
         return []
-    places = _places([f"{PurePath(problem.where).name}: {problem.what}" for problem in problems])
-    return [f"labels to correct or to empty, for training stops at them: {places}"]
+    places = [f"{_place(problem.where)}: {problem.what}" for problem in problems]
+    return [f"labels to correct or to empty, for training stops at them: {_first_of(places)}"]
 
 
-def _places(places: Sequence[str]) -> str:
-    """The first places of many."""
-    return ", ".join(places[:_NUM_PLACES]) + (f" and {len(places) - _NUM_PLACES} more" * (len(places) > _NUM_PLACES))
+def _place(where: str) -> str:
+    """File and line without the folder."""
+    return PurePath(where).name
+
+
+def _first_of(places: Sequence[str]) -> str:
+    """The first of many, as a list in a sentence."""
+    more = len(places) - _NUM_PLACES
+    return ", ".join(places[:_NUM_PLACES]) + (f" and {more} more" if more > 0 else "")
 
 
 def _by_split(rows_of: Mapping[str, list[Row]], tables: Mapping[str, Table]) -> dict[str, list[Row]]:
