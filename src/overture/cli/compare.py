@@ -17,6 +17,7 @@ from overture.cli.stop import StopRequest
 from overture.cli.tables import Column, show_table
 from overture.cli.tune import BACKBONE, INTERRUPTED, LENGTH, WHERE, where_of
 from overture.core.errors import ConfigError
+from overture.core.files import check_writable
 from overture.jobs.compare.options import CompareConfig
 from overture.jobs.run.request import TuneConfig, check_no_adapter, resolved
 
@@ -103,6 +104,7 @@ def command(
         raise ConfigError("the report's folder is a file", where=f"--output {folder}", fix="name a folder")
 
     only, kept = Key.parse(cell) if cell else None, Store(root, say)
+    check_writable(folder)
     check_early(tune, kept, is_tuned=False)
     loading()
 

@@ -11,6 +11,7 @@ from overture.cli.report import asking, interval_text, show_next
 from overture.cli.tables import Column, show_table
 from overture.cli.tune import finish, worked
 from overture.core.errors import ConfigError
+from overture.core.files import check_writable
 from overture.jobs.wording.options import HardRequest
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ def search_words_command(config: HardRequest, soft_flags: Sequence[str], store: 
     for source in config.hard.chosen:
         check_source(source)
     kept = Store(store_root(store), say)
+    check_writable(kept.root)
     check_early(config, kept)
     loading()
 
@@ -59,6 +61,7 @@ def search_forms_command(config: HardRequest, task: Path, store: Path | None, is
     soft = validated(SearchRequest, config.model_dump(exclude_unset=True, exclude={"hard"}), str(task))
     requested_pairs(soft)
     wordings(soft)
+    check_writable(kept.root)
     check_early(soft, kept)
     loading()
 

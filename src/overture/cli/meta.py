@@ -40,6 +40,7 @@ def command(
     root = store_root(store)
 
     from overture.core.config import validated
+    from overture.core.files import check_writable
     from overture.jobs.run.early import check_early
     from overture.jobs.transfer.agree import agreed_to_learn
     from overture.store.store import Store
@@ -50,6 +51,7 @@ def command(
     agreed_to_learn(requests[: len(tasks)], requests[len(tasks) :], kept, name)
     for request in requests:
         check_early(request, kept)
+    check_writable(kept.root)
     loading()
 
     from overture.jobs.transfer.meta import meta

@@ -56,6 +56,7 @@ def command(
     root = store_root(store)
 
     from overture.core.config import validated
+    from overture.core.files import check_writable
     from overture.jobs.run.early import check_early
     from overture.jobs.transfer.agree import agreed_to_share
     from overture.store.store import Store
@@ -66,6 +67,7 @@ def command(
     agreed_to_share(requests, kept, name, teacher or [])
     for request in requests:
         check_early(request, kept)
+    check_writable(kept.root)
     loading()
 
     from overture.jobs.transfer.multi import multi

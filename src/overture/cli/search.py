@@ -13,6 +13,7 @@ from overture.cli.report import asking, interval_text, show_next
 from overture.cli.tables import Column, show_table
 from overture.cli.tune import BACKBONE, LENGTH, METHOD, PLACE, WHERE, finish, where_of, worked
 from overture.core.errors import ConfigError
+from overture.core.files import check_writable
 from overture.jobs.run.request import TuneConfig, check_no_adapter, resolved
 from overture.jobs.run.where import Where
 from overture.jobs.search.options import LrConfig, SearchRequest
@@ -89,6 +90,7 @@ def search_command(
     check_no_adapter(config, "search")
     requested_pairs(config)
     wordings(config)
+    check_writable(kept.root)
     check_early(config, kept)
     loading()
 

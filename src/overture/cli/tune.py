@@ -15,6 +15,7 @@ from overture.cli.report import show_result
 from overture.cli.stop import StopRequest
 from overture.core.config import validated
 from overture.core.errors import DiskFull, Diverged
+from overture.core.files import check_writable
 from overture.core.launch import launched
 from overture.core.records.events import Event, Listener, ProgressEvent, StageEvent, StartEvent, StepEvent
 from overture.core.records.runs import Outcome, RunResult
@@ -81,6 +82,7 @@ def tune_command(
 
     config, kept = resolved(TuneConfig, task, given.of(TuneConfig), settings or [], change=change), Store(root, say)
     where = where_of(given)
+    check_writable(kept.root)
     check_early(config, kept)
     loading()
 

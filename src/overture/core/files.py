@@ -177,6 +177,23 @@ def _no_right_as_read_only(folder: Path) -> Iterator[None]:
         raise
 
 
+def check_writable(folder: Path) -> None:
+    """Refuse a folder that nothing could be written to, before the work whose result would go there.
+
+    Args:
+        folder: need not be there; then the nearest folder above it counts.
+
+    Raises:
+        StoreReadOnly: the system would let this process write nothing there.
+    """
+    nearest = Path(folder).absolute()
+    while not nearest.exists() and nearest.parent != nearest:
+        nearest = nearest.parent
+    with _no_right_as_read_only(folder):
+        if not os.access(nearest, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(nearest))
+
+
 def append_line(path: Path, line: str) -> None:
     """Add a line to a text file; a link in its place is refused.
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from overture.core.config import validated
 from overture.core.errors import ConfigError, Problem
-from overture.core.files import store_dir, write_atomic
+from overture.core.files import check_writable, store_dir, write_atomic
 from overture.core.records.compare import Summary
 from overture.core.records.data import notice_texts
 from overture.core.records.events import Listener, NoticeEvent, as_progress, ignore
@@ -71,6 +71,7 @@ def tune(
     """
     opened = _store(store)
     config = _request(TuneConfig, task, rows, settings, opened, listener)
+    check_writable(opened.root)
     check_early(config, opened)
 
     from overture.jobs.tune.tune import tune as tune_in_store
@@ -111,6 +112,7 @@ def search(
     check_no_adapter(config, "search")
     requested_pairs(config)
     wordings(config)
+    check_writable(opened.root)
     check_early(config, opened)
 
     from overture.jobs.search.search import search as search_in_store
@@ -160,6 +162,7 @@ def compare(
     folder = Path(output) if output else Path(f"compare-{tune_request.task.name}")
     if folder.exists() and not folder.is_dir():
         raise ConfigError("the comparison's folder is a file", where=str(folder), fix="name a folder as output")
+    check_writable(folder)
     check_early(tune_request, opened, is_tuned=False)
 
     from overture.jobs.compare.compare import compare as compare_in_folder
