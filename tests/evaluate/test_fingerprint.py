@@ -143,6 +143,23 @@ def test_a_memo_of_another_form_is_made_anew(tmp_path, memo, monkeypatch):
     assert json.loads(path.read_text())[str((model / "model.safetensors").resolve())]["sha256"] == digest
 
 
+@pytest.mark.parametrize(
+    ("name", "fix"), [("smollm", "did you mean 'smollm2'?"), ("nosuchmodel", "--backbone smollm2")]
+)
+def test_a_short_name_of_no_model_is_told_with_those_that_are_embedded(name, fix):
+    with pytest.raises(BackboneError) as error:
+        check_source(name)
+    assert "smollm2 (embedded)" in error.value.wanted
+    assert error.value.fix == fix
+
+
+@pytest.mark.parametrize(
+    "name", ["smollm2", "gpt2", "distilgpt2", "bert-base-uncased", "roberta-base", "t5-small", "a/b"]
+)
+def test_a_name_that_the_hub_may_have_is_left_to_it(name):
+    check_source(name)
+
+
 def test_an_adapter_in_place_of_a_model_is_named(tmp_path):
     folder = tmp_path / "adapter"
     folder.mkdir()

@@ -40,6 +40,9 @@ ENCODERS = (
 TOWERS = ("clip", "siglip", "siglip2")
 """Model types of two towers: that of the images is read, and its images are compared with prompted texts."""
 
+_OWNERLESS = re.compile(r"(distil)?(gpt2|bert|roberta)\b|t5-")
+"""Begins the names of the Hub's oldest models, which have no owner; those of all others do."""
+
 Device = Annotated[str, StringConstraints(pattern=r"^(auto|cpu|cuda(:\d+)?)$")]
 CacheDType = Literal["model", "bfloat16"]
 DType = Literal["auto", "fastest", "float32", "bfloat16", "float16", "float64"]
@@ -91,10 +94,12 @@ def check_source(name: str) -> None:
             raise BackboneError("no such GGUF file", where=name, fix="check the path")
     elif path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
         raise BackboneError("no such model folder", where=name, fix="check the path")
-    elif "/" not in name and (near := did_you_mean(name, EMBEDDED)):
-        # Names on the Hub have an owner, but for a few old ones.
+    elif "/" not in name and not _OWNERLESS.match(name):
         raise BackboneError(
-            "no such model", where=name, wanted="a known name, OWNER/NAME, a folder or a file", fix=near
+            "no such model",
+            where=name,
+            wanted=f"{', '.join(EMBEDDED)} (embedded), OWNER/NAME of the Hub, a folder, or a .gguf file",
+            fix=did_you_mean(name, EMBEDDED) or f"--backbone {next(iter(EMBEDDED))}",
         )
 
 
