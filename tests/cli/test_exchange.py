@@ -194,6 +194,16 @@ def test_what_cannot_be_exported(overture, tmp_path) -> None:
         exchange.export_prompt("mood", tmp_path / "out", Store(tmp_path / "store"), to="onnx")
 
 
+@pytest.mark.parametrize("to", ["text", "openai", "promptfoo", "lm-eval"])
+def test_a_form_that_cannot_hold_the_prompt_is_refused_before_torch_is_imported(adapter, make_task, overture, to):
+    assert overture("import", adapter(), "--task", make_task()).code == 0
+    done = overture("export", "mood", "-o", "out", "--to", to)
+    assert done.code == 2
+    assert "peft or npy or json or vllm" in done.err
+    assert "loading" not in done.err
+    assert not Path("out").exists()
+
+
 @pytest.mark.parametrize("command", ["import", "export"])
 def test_help_is_instant(command) -> None:
     import subprocess

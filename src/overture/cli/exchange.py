@@ -110,10 +110,14 @@ def export_command(
         say("note: name the folder with -o DIR; as an argument it works in this version")
     folder = folder or old_folder or Path("vllm-prompts" if to == "vllm" else f"{Path(prompt).name}.{to}")
 
+    from overture.exchange.export import check_form, check_target
+    from overture.store.artifact import read_manifest
     from overture.store.store import Store
 
     kept = Store(root, say)
-    kept.get(prompt)
+    check_form(read_manifest(kept.get(prompt)), to)
+    if to != "vllm":
+        check_target(folder)
     loading()
 
     if to == "vllm":

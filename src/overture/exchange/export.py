@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from overture.core.errors import ArtifactError, StoreError
+from overture.core.errors import ArtifactError, ConfigError, StoreError
 from overture.core.files import write_folder
 from overture.engine.options import HUB_IDS
 from overture.exchange.peft_files import adapter_files, kind_of
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     import torch
 
 Files = dict[str, bytes]
+VLLM = "vllm"
+"""A form whose files are made with the model; `jobs.transfer.vllm` writes it."""
 
 _AXES = {
     "vectors": ["prompt token", "width"],
@@ -66,6 +68,34 @@ def check_target(folder: Path) -> None:
             where=str(folder),
             wanted="a new or an empty folder",
             fix="name another folder, or remove this one",
+        )
+
+
+def check_form(manifest: Manifest, to: str) -> None:
+    """Refuse a form that cannot hold a prompt, by its manifest alone.
+
+    Args:
+        manifest: describes the prompt.
+        to: a name of `FORMATS`, or ``vllm``.
+
+    Raises:
+        ConfigError: it is for prompts of another kind.
+    """
+    if manifest.options.adapter is not None:
+        raise ConfigError(
+            "a prompt that was trained together with an adapter cannot be exported: no other format holds both",
+            where=manifest.ref,
+            fix="copy its folder; overture predict and eval take folders",
+        )
+    is_text = manifest.text is not None
+    if is_text != (to in TEXT_FORMATS):
+        able = [name for name in (*FORMATS, VLLM) if (name in TEXT_FORMATS) == is_text]
+        raise ConfigError(
+            "this form does not hold such a prompt",
+            where=manifest.ref,
+            got=f"{'words' if is_text else 'trained values'}, to {to}",
+            wanted="a prompt of words" if to in TEXT_FORMATS else "a prompt of trained values",
+            fix=f"--to {' or '.join(able)}",
         )
 
 

@@ -13,11 +13,10 @@ from overture.data.task import Task
 from overture.engine.backbone import Backbone
 from overture.engine.load import load_backbone
 from overture.engine.options import HUB_IDS
-from overture.evaluate.facts import adapter_of, config_of
-from overture.exchange.export import FORMATS, LOST, check_target, write_files
+from overture.evaluate.facts import config_of
+from overture.exchange.export import FORMATS, LOST, check_form, check_target, write_files
 from overture.exchange.peft_files import fitted_tensors, read_adapter
 from overture.exchange.peft_forms import Adapter, ModelShape
-from overture.exchange.texts import TEXT_FORMATS
 from overture.jobs.run.keep import new_manifest
 from overture.jobs.run.request import TuneConfig, tune_config
 from overture.store.artifact import load_artifact
@@ -180,20 +179,7 @@ def export_prompt(ref: str | Path, folder: str | Path, store: Store, *, to: str)
     target = Path(folder)
     check_target(target)
     manifest, tensors = load_artifact(store.get(ref))
-    if adapter_of(manifest):
-        raise ConfigError(
-            "a prompt that was trained together with an adapter cannot be exported: no other format holds both",
-            where=manifest.ref,
-            fix="copy its folder; overture predict and eval take folders",
-        )
-    if (manifest.text is not None) != (to in TEXT_FORMATS):
-        able = [name for name in FORMATS if (name in TEXT_FORMATS) == (manifest.text is not None)]
-        raise ConfigError(
-            "this format does not hold such a prompt",
-            where=manifest.ref,
-            got=f"{'words' if manifest.text else 'values'}, to {to}",
-            fix=f"--to {' or '.join(able)}",
-        )
+    check_form(manifest, to)
     files = FORMATS[to](manifest, tensors)
     write_files(target, files)
     lost = LOST[to](manifest, tensors)
