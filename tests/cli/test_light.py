@@ -206,6 +206,8 @@ WRONG = (
     # Rows are read, and the model's name is looked at, before torch is imported: here the file of rows is empty.
     *([command, "task.yaml", "--quiet"] for command in ("tune", "search", "compare", "lr", "words")),
     *([command, "task.yaml", "--backbone", "./nope"] for command in ("tune", "search", "compare", "lr", "words")),
+    *([command, "task.yaml", "--backbone", "nosuchmodel"] for command in ("tune", "search", "compare", "lr", "words")),
+    *([command, "task.yaml", "--store", "task.yaml/store"] for command in ("tune", "search")),
     *([command, "task.yaml", "--backbone", "smollm"] for command in ("tune", "search", "compare", "lr", "words")),
     ["search", "task.yaml", "--form", "hard"],
     ["search", "task.yaml", "--form", "hard", "--backbone", "./nope"],

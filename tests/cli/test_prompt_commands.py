@@ -60,6 +60,16 @@ def test_an_alias_is_set_used_listed_and_removed(tuned, overture) -> None:
     assert overture("alias", "mood@prod", "-r").code == overture("alias", "mood", "2").code == 2
 
 
+@pytest.mark.parametrize(
+    ("words", "fix"),
+    [("mood@prod mood@1", "mood@1 prod"), ("prod mood@1", "mood@1 prod"), ("mood@1 mood@prod", "mood@1 prod")],
+)
+def test_the_right_order_of_an_alias_is_told(overture, words, fix) -> None:
+    done = overture("alias", *words.split())
+    assert done.code == 2
+    assert f"fix: overture alias {fix}\n" in done.err
+
+
 def test_a_store_that_nobody_may_write_is_told(tuned, overture, monkeypatch) -> None:
     opened = os.open
 
@@ -74,6 +84,31 @@ def test_a_store_that_nobody_may_write_is_told(tuned, overture, monkeypatch) -> 
         assert done.code == 2
         assert "cannot be written" in done.err
     assert "mood@1" in overture("list").out
+
+
+def test_a_folder_that_nobody_may_write_is_told_before_the_model_loads(make_task, overture, monkeypatch) -> None:
+    task, refused = make_task(), Path("refused")
+    refused.mkdir()
+    allowed = os.access
+
+    def may(path, mode) -> bool:
+        return allowed(path, mode) and not (mode & os.W_OK and Path(path).name == "refused")
+
+    monkeypatch.setattr("overture.core.files.os.access", may)
+    store = ["--store", refused / "store"]
+    for words in (
+        ["tune", task, *store],
+        ["search", task, *store],
+        ["search", task, "--form", "hard", *store],
+        ["compare", task, "--output", refused],
+    ):
+        done = overture(*words)
+        assert done.code == 2, words
+        assert "cannot be written" in done.err
+        assert "loading" not in done.err
+    assert list(refused.iterdir()) == []
+    # A comparison only reads the store.
+    assert "cannot be written" not in overture("compare", task, "--way", "nothing", *store).err
 
 
 def test_damaged_prompt_is_listed_with_its_problem(tuned, overture) -> None:
