@@ -22,10 +22,10 @@ from fakes import (
     reference_of,
 )
 from overture.core.errors import BackboneError
-from overture.engine.attention import Step
 from overture.engine.cache import InputCache
 from overture.engine.compiled import compiled_prompt
 from overture.engine.prompted import PromptedModel, RowPrompts
+from overture.engine.step import Step
 from overture.prompt.methods import METHODS
 
 EXACT = {"rtol": 1e-8, "atol": 1e-8}

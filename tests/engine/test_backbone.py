@@ -22,13 +22,13 @@ from fakes import (
 )
 from overture.core.errors import BackboneError
 from overture.engine import families as supported
-from overture.engine.attention import Columns, Step
 from overture.engine.compiled import compiled_prompt
 from overture.engine.families import max_length
 from overture.engine.frontends.text import text_backbone
 from overture.engine.info import weights_digest
 from overture.engine.memories import prompt_columns
 from overture.engine.prompted import PromptedModel
+from overture.engine.step import Columns, Step
 from overture.engine.tokenizer import Tokenizer
 from overture.evaluate.facts import backbone_ref
 from sound_fakes import SOUND_ENCODERS, sound_backbone_of

@@ -9,13 +9,13 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from fakes import Case, backbone_of, make_backbone, make_prompt, make_rows
 from overture.core.errors import BackboneError
 from overture.engine import compiler
-from overture.engine.attention import Step
 from overture.engine.backbone import Backbone
 from overture.engine.cache import InputCache
 from overture.engine.cohort import Cohort
 from overture.engine.info import weights_digest
 from overture.engine.operations import counted
 from overture.engine.prompted import PromptedModel
+from overture.engine.step import Step
 
 # torch asks intermediate tensors for a gradient while it traces, and hides its own warning from the screen alone.
 pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")

@@ -11,11 +11,11 @@ from torch.overrides import TorchFunctionMode
 from fakes import CASES, KINDS, Case, backbone_of, is_fit, make_model, make_prompt, make_rows
 from overture.core.injection import Injection, LayerMemory, Memory, Vectors
 from overture.engine import attention, cache, transfer
-from overture.engine.attention import Step
 from overture.engine.backbone import Backbone
 from overture.engine.cache import InputCache
 from overture.engine.frontends.text import text_backbone
 from overture.engine.prompted import PromptedModel
+from overture.engine.step import Step
 
 HALF, FAR = torch.bfloat16, torch.device("meta")
 # What it draws is looked at on the host: that is how it works.

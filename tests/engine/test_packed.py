@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from fakes import backbone_of
-from overture.engine.attention import Step
 from overture.engine.packed import LEAST, MOST, packed_bytes, packed_map
+from overture.engine.step import Step
 
 FAMILIES = ("llama", "gpt2", "gemma3_text", "opt", "phi3", "bert")
 

@@ -5,7 +5,7 @@ import torch
 
 from fakes import backbone_of
 from overture.engine import ragged
-from overture.engine.attention import Columns, Step
+from overture.engine.step import Columns, Step
 
 
 def test_rows_of_like_length_stay_together():

@@ -7,11 +7,10 @@ Shape letters: B rows, S live tokens, M memory columns, H key/value heads, G que
 R memories that the B rows share, Q queries: G*S.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextvars import ContextVar
-from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,12 +18,9 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from overture.engine.step import Columns, KeysMade, Step
+
 NAME = "overture"
-FUSED = {"cuda": 0, "cpu": 512}
-"""Devices whose causal kernels are used, from how many live tokens on. Shorter batches on a CPU go through one kernel,
-whatever stands in them, bit for bit; the other would save them little."""
-HALF = (torch.bfloat16, torch.float16)
-"""Data types of a GPU's fast kernels."""
 READS = "reads_encoder"
 """Marks a decoder's cross-attentions."""
 FULL_COLUMNS = 160
@@ -33,195 +29,6 @@ FULL_COLUMNS = 160
 LONG_COLUMNS = 96
 """From so many columns on, training on a CPU is faster where those that nothing trains have products of their own: in
 float32 1.2 to 1.4 times at 120 columns, 1.5 to 1.7 at 600; in bfloat16 1.2 to 1.5 and 2.4 to 2.7."""
-MaskKind = tuple[int | None, int, bool]
-"""Of a mask: its window, how many query heads share a key head, whether it is causal."""
-
-
-@dataclass(frozen=True, slots=True)
-class Columns:
-    """Keys and values that live tokens attend to and that this step does not compute.
-
-    Rows may share memories, R of them where R divides B: then keys and values are never copied, one for each row.
-
-    Args:
-        keys: by layer [B, 1 or R, H, M, K].
-        values: by layer [B, 1 or R, H, M, K].
-        positions: [B or 1, M], for sliding windows.
-        valid: [B or 1, M]; False where a row has no such column.
-        weights: by layer [B or 1, M]: factors on the attention that a column gets; 1 when None.
-        shared: of R memories row b attends to number b % R (``cycle``) or b // (B / R) (``run``).
-        room: by layer the two buffers [B, H, more than M, K] of which keys and values are the beginning; what is live
-            behind these columns is written there instead of copying the columns. For use without gradients.
-        ends: for rows of one live token each, and of unlike length, the index in their room where it is written, [B];
-            then it is one of the columns, in positions, valid and weights too.
-    """
-
-    keys: Mapping[int, Tensor]
-    values: Mapping[int, Tensor]
-    positions: Tensor
-    valid: Tensor
-    weights: Sequence[Tensor] | None = None
-    shared: Literal["cycle", "run"] = "cycle"
-    room: Mapping[int, tuple[Tensor, Tensor]] | None = None
-    ends: Tensor | None = None
-
-    def num_memories(self, layer: int) -> int:
-        """R, or B, or 1."""
-        return int(self.keys[layer].shape[0])
-
-
-@dataclass(frozen=True, slots=True)
-class Images:
-    """The parts of images among live tokens, in models that treat them otherwise than tokens.
-
-    Args:
-        number: of the image that a token is part of and sees as a whole, -1 for all others, [B, S]; None where no image
-            is seen as a whole.
-        shifts: rows and columns by which a part is placed beyond its position, 0 for all others, [B, S, 2]; None where
-            none is.
-    """
-
-    number: Tensor | None
-    shifts: Tensor | None
-
-    def of(self, indices: Tensor, length: int | None = None) -> "Images":
-        """Those of some rows, cut to a length."""
-        parts = [None if part is None else part[indices, :length] for part in (self.number, self.shifts)]
-        return Images(*parts)
-
-
-class KeysMade(Exception):
-    """Ends a pass of one layer where its keys and values are all that was wanted."""
-
-
-@dataclass(slots=True)
-class Step:
-    """The arguments that one forward pass hands to the attention function.
-
-    Args:
-        positions: of the live tokens, [B, S].
-        valid: False for padding, [B, S].
-        branch: 0 for the trunk; tokens of one branch see the trunk and themselves, not other branches. [B, S]
-        memory: columns before the live tokens, in order.
-        kept: per layer the live tokens' keys and values, filled in when it is a dict.
-        shares: per layer the attention that live tokens give to columns and live tokens, [B, H*G, S, M+S], filled in
-            when it is a dict; of a step that is not packed.
-        read: columns that a decoder's cross-attention reads: its encoder's output; set by the pass that runs the step.
-        bias: from distances of columns to live tokens, [B, S, M+S], to what is added to the logits, [B, H, S, M+S];
-            set likewise.
-        is_packed: in each row all padding stands behind what is valid, so causal kernels need no mask for it.
-        layer: what the one layer that this step is for is called in it; None for a step of all layers.
-        text_index: number of each live token among its row's own, -1 for prompt vectors, [B, S]; models that turn
-            patches by their places need it. None where there are prompt vectors alone.
-        images: parts of images among the live tokens; None where they are as tokens are.
-        is_for_keys: the pass ends, by `KeysMade`, as soon as its first attention has keys and values to keep.
-    """
-
-    positions: Tensor
-    valid: Tensor
-    branch: Tensor | None = None
-    memory: Sequence[Columns] = ()
-    kept: dict[int, tuple[Tensor, Tensor]] | None = None
-    shares: dict[int, Tensor] | None = None
-    read: Columns | None = None
-    bias: Callable[[Tensor], Tensor] | None = None
-    is_packed: bool = False
-    layer: int | None = None
-    text_index: Tensor | None = None
-    images: Images | None = None
-    is_for_keys: bool = False
-    _masks: dict[MaskKind, Tensor] = field(default_factory=dict)
-
-    def mask(self, window: int | None, num_groups: int, dtype: torch.dtype, is_causal: bool = True) -> Tensor:
-        """Who may attend to whom, 0 or minus infinity, and the bias of distances; made once per window width.
-
-        [B, 1, G*S, M+S], or [B, H, S, M+S] where heads differ in their bias.
-
-        Additive, since kernels would turn truth values into numbers anew in every layer.
-        """
-        key = (window, num_groups, is_causal)
-        if key not in self._masks:
-            num_rows, num_live = self.positions.shape
-            if self.has_live_columns:
-                seen = self.memory[0].valid[:, None, :]
-                if window is not None:
-                    seen = seen & (-self._distances() < window)
-                self._masks[key] = self._added(seen, num_groups, dtype)
-                return self._masks[key]
-            live = torch.ones(num_live, num_live, dtype=torch.bool, device=self.positions.device)
-            live = live.tril() if is_causal else live
-            if self.images is not None and self.images.number is not None:
-                number = self.images.number
-                live = live | ((number[:, None, :] == number[:, :, None]) & (number[:, None, :] >= 0))
-            live = live & self.valid[:, None, :]
-            if self.branch is not None:
-                live = live & ((self.branch[:, None, :] == 0) | (self.branch[:, None, :] == self.branch[:, :, None]))
-            blocks = [part.valid[:, None, :].expand(num_rows, num_live, -1) for part in self.memory]
-            seen = torch.cat([*blocks, live], dim=2)
-            if window is not None:
-                # An encoder's window is as wide on both sides.
-                distance = -self._distances()
-                seen = seen & ((distance if is_causal else distance.abs()) < window)
-            # Padding attends to itself: a row of the softmax without any key would be NaN in some kernels.
-            itself = torch.eye(num_live, dtype=torch.bool, device=seen.device)
-            seen[:, :, -num_live:] |= itself
-            self._masks[key] = self._added(seen, num_groups, dtype)
-        return self._masks[key]
-
-    def _added(self, seen: Tensor, num_groups: int, dtype: torch.dtype) -> Tensor:
-        added = torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill_(~seen, float("-inf"))
-        added = added.repeat(1, num_groups, 1).unsqueeze(1)
-        return added if self.bias is None else added + self.bias(self._distances())
-
-    @property
-    def has_live_columns(self) -> bool:
-        """Whether live tokens are among the memory's columns."""
-        return bool(self.memory) and self.memory[0].ends is not None
-
-    @property
-    def mask_kinds(self) -> list[MaskKind]:
-        """The masks that were asked for."""
-        return list(self._masks)
-
-    def is_plain(self, window: int | None, query: Tensor) -> bool:
-        """Whether a kernel for causal attention, without any mask, gives every valid token what it should see.
-
-        Those are faster on long inputs and keep nothing of the size S x S. Padding sees tokens instead of itself; what
-        becomes of padding is meaningless anyway.
-        """
-        is_alone = not self.memory and self.branch is None and self.bias is None and window is None
-        is_alone = is_alone and (self.images is None or self.images.number is None)
-        device, length = query.device.type, self.positions.shape[1]
-        is_served = device in FUSED and length >= FUSED[device] and (device == "cpu" or query.dtype in HALF)
-        return is_alone and self.is_packed and is_served
-
-    def mask_of_read(self, dtype: torch.dtype) -> Tensor:
-        """The same for what cross-attention reads, [B, 1, 1, L]: everything but padding."""
-        assert self.read is not None
-        valid = self.read.valid[:, None, None, :]
-        return torch.zeros(valid.shape, dtype=dtype, device=valid.device).masked_fill_(~valid, float("-inf"))
-
-    def weighted(self, mask: Tensor, layer: int) -> Tensor:
-        """The mask with the logarithms of a layer's column weights added, so that they multiply the softmax's terms."""
-        if all(part.weights is None for part in self.memory):
-            return mask
-        num_rows, num_live = self.positions.shape
-        column_weights = [
-            mask.new_ones(num_rows, part.valid.shape[1])
-            if part.weights is None
-            else part.weights[layer].to(mask).expand(num_rows, -1)
-            for part in self.memory
-        ]
-        if not self.has_live_columns:
-            column_weights.append(mask.new_ones(num_rows, num_live))
-        return mask + torch.cat(column_weights, dim=1).log()[:, None, None, :]
-
-    def _distances(self) -> Tensor:
-        """Positions of columns less those of live tokens, [B, S, M+S]."""
-        column_positions = [part.positions.expand(len(self.positions), -1) for part in self.memory]
-        if not self.has_live_columns:
-            column_positions.append(self.positions)
-        return torch.cat(column_positions, dim=1)[:, None, :] - self.positions[:, :, None]
 
 
 def _additive(mask: Tensor | None, query: Tensor, key: Tensor) -> Tensor:

@@ -17,13 +17,14 @@ from torch import Tensor
 from overture.core.contracts import Frontend
 from overture.core.errors import BackboneError
 from overture.core.injection import LayerMemory
-from overture.engine.attention import Columns, Images, Step, install
+from overture.engine.attention import install
 from overture.engine.compiler import Backend, check_compiler, compiled_layers
 from overture.engine.families import Family, family_of
 from overture.engine.info import TextFacts, info_of
 from overture.engine.masters import with_masters
 from overture.engine.packed import packed_layers
 from overture.engine.stack import Stack
+from overture.engine.step import Columns, Images, Step
 from overture.engine.transfer import moved, sent
 from overture.engine.words_head import WordsHead
 

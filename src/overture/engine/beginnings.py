@@ -14,9 +14,9 @@ from torch import Tensor
 
 from overture.core.injection import Injection, LayerMemory, Memory, Vectors
 from overture.core.rows import Answer, Element, Encoded, OneOf, segments_of
-from overture.engine.attention import FUSED
 from overture.engine.backbone import Backbone
 from overture.engine.memories import prompt_columns
+from overture.engine.step import FUSED
 
 _WORTH_TOKENS = 8
 """Tokens that a pass of their own for prompt vectors must save."""

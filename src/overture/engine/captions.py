@@ -24,8 +24,8 @@ import torch
 from torch import Tensor
 
 from overture.core.errors import ConfigError
-from overture.engine.attention import Columns, Step
 from overture.engine.backbone import Backbone
+from overture.engine.step import Columns, Step
 from overture.engine.transfer import sent
 
 

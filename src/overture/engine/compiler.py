@@ -12,7 +12,8 @@ from typing import Any
 import torch
 
 from overture.core.errors import BackboneError
-from overture.engine.attention import Columns, Step, is_shared
+from overture.engine.attention import is_shared
+from overture.engine.step import Columns, Step
 
 Backend = str | Callable[..., Any]
 MOST = 128

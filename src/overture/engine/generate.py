@@ -11,12 +11,12 @@ from torch import Tensor
 
 from overture.core.decoding import GREEDY, Decoding
 from overture.core.rows import Encoded, Written
-from overture.engine.attention import Columns, Step
 from overture.engine.backbone import Backbone
 from overture.engine.inputs import Inputs
 from overture.engine.layout import answer_layout
 from overture.engine.lines import Line, allowed_of, append_next, chance_of, log_shares_of, without
 from overture.engine.passes import Injections, Pass, prepared
+from overture.engine.step import Columns, Step
 
 # Tokens that kept keys and values have room for at first.
 _ROOM = 32

@@ -17,8 +17,8 @@ from torch import Tensor
 from overture.core.contracts import RowMethod
 from overture.core.injection import Injection, LayerMemory, Memory
 from overture.core.rows import Answer, Element, Encoded, OneOf, Tokens
-from overture.engine.attention import Columns, Step
 from overture.engine.backbone import Backbone
+from overture.engine.step import Columns, Step
 from overture.engine.texts import Texts
 
 _CHUNK = 32

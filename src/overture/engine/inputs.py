@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from overture.core.rows import Element, Patch, Signal
-from overture.engine.attention import Columns, Step
 from overture.engine.backbone import Backbone
 from overture.engine.beginnings import head_of_kept
 from overture.engine.cache import InputCache, padded
 from overture.engine.kept import KeptGroups
 from overture.engine.layout import Layout, images_of, positions_of, tokens_and_patches
+from overture.engine.step import Columns, Step
 from overture.engine.texts import Texts
 from overture.engine.transfer import moved, sent
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from overture.core.rows import Element, Encoded, OneOf, Patch
-from overture.engine.attention import Columns, Images, Step
+from overture.engine.step import Columns, Images, Step
 from overture.engine.transfer import moved, sent
 
 Place = tuple[int, int, Patch]

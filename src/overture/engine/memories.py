@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from overture.core.injection import LayerMemory
-from overture.engine.attention import Columns
 from overture.engine.backbone import Backbone
+from overture.engine.step import Columns
 from overture.engine.transfer import sent
 
 

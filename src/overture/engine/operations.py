@@ -25,8 +25,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from overture.engine.attention import Columns
 from overture.engine.backbone import Backbone
+from overture.engine.step import Columns
 
 
 @dataclass(slots=True)

@@ -12,13 +12,13 @@ from torch import Tensor
 from overture.core.errors import BackboneError
 from overture.core.injection import Injection
 from overture.core.rows import Encoded
-from overture.engine.attention import FUSED, Columns, Step
 from overture.engine.backbone import Backbone
 from overture.engine.beginnings import with_shared_beginnings
 from overture.engine.inputs import Inputs, Text
 from overture.engine.layout import Layout, Start
 from overture.engine.memories import prompt_columns
 from overture.engine.splits import with_splits
+from overture.engine.step import FUSED, Columns, Step
 
 Make = Callable[[Sequence[Encoded], Sequence[Start], torch.device], Layout]
 Injections = Sequence[Injection | None]

@@ -13,7 +13,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from overture.engine.attention import Columns, Step
+from overture.engine.step import Columns, Step
 
 ENOUGH = 192
 """Tokens of a pass from which on it pays to begin another."""

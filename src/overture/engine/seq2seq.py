@@ -20,10 +20,10 @@ from torch.nn.functional import pad
 
 from overture.core.injection import Injection, Place
 from overture.core.rows import Encoded, Tokens
-from overture.engine.attention import Columns
 from overture.engine.inputs import Inputs, Progress, Text, groups
 from overture.engine.layout import answer_layout
 from overture.engine.passes import Injections, prepared, text_layout
+from overture.engine.step import Columns
 from overture.engine.transfer import sent
 
 _BEHIND: Mapping[bool, frozenset[Place]] = {True: frozenset({"after"}), False: frozenset({"after", "slots"})}

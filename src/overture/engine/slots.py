@@ -18,12 +18,12 @@ from torch import Tensor
 
 from overture.core.injection import LayerMemory
 from overture.core.rows import Encoded
-from overture.engine.attention import Columns, Step
 from overture.engine.backbone import Backbone
 from overture.engine.generate import begun, kept_columns
 from overture.engine.inputs import Inputs
 from overture.engine.lines import Line, append_next
 from overture.engine.passes import Injections
+from overture.engine.step import Columns, Step
 
 _SHORTEST, _GROWTH = 128, 4
 """Columns of the shortest length class, and by how much each next one is longer."""

@@ -15,9 +15,9 @@ from transformers.distributed import DistributedConfig
 from transformers.distributed.tensor_parallel import apply_tensor_parallelism
 
 from overture.core.errors import BackboneError
-from overture.engine.attention import Step
 from overture.engine.backbone import Backbone
 from overture.engine.ranks import Ranks
+from overture.engine.step import Step
 
 
 def spread(backbone: Backbone, ranks: Ranks) -> None:

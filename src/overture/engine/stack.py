@@ -14,9 +14,9 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from overture.core.errors import BackboneError
-from overture.engine.attention import Columns, KeysMade, MaskKind, Step
 from overture.engine.families import Family, layers_view
 from overture.engine.ragged import groups_of, in_groups
+from overture.engine.step import Columns, KeysMade, MaskKind, Step
 
 
 class Stack:
