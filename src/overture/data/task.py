@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Discriminator, Field, Tag, WithJsonSchema, field_validator, model_validator
 
-from overture.core.config import Config, did_you_mean, overridden, read_yaml, validated
+from overture.core.config import Config, did_you_mean, overridden, validated
 from overture.core.decoding import GREEDY, Decoding
 from overture.core.errors import ConfigError
 from overture.core.media import Modality
@@ -16,11 +16,9 @@ from overture.core.rows import Reading
 from overture.data.formats.options import FileOptions, NonEmpty
 from overture.data.kind import TaskKind
 from overture.data.kinds.registry import KINDS, kind_named
-from overture.data.read import SUFFIXES
+from overture.data.task_file import PATHS, task_file_values
 from overture.data.template import Parsed, column_of, num_masks_in, num_vectors_in, parse, slots_in
 from overture.data.values import label_text, normal_spelling
-
-_PATHS = ("train", "validation", "test", "path", "root")
 
 
 class Message(Config):
@@ -450,51 +448,8 @@ def _pieces_of(template: str | list[Message]) -> list[Parsed]:
     return [piece for text in texts for piece in parse(text)]
 
 
-def task_file_values(path: Path) -> dict[str, Any]:
-    """The values of a task file, with the data's paths made absolute.
-
-    Raises:
-        ConfigError: the file cannot be read, or holds rows.
-    """
-    if path.is_dir():
-        fix = f"name the file in it; overture init {path} writes one for a folder of rows"
-        raise ConfigError("this is a folder, not a task file", where=str(path), wanted="a task file (.yaml)", fix=fix)
-    # A task file may be JSON as well; what such a file holds tells.
-    if path.suffix.lower() in SUFFIXES and path.suffix.lower() != ".json" and path.is_file():
-        raise ConfigError(
-            "this is a data file, not a task file",
-            where=str(path),
-            wanted="a task file (.yaml)",
-            fix=f"write one: overture init {path}",
-        )
-    values = read_yaml(path)
-    data = values.get("data")
-    if not isinstance(data, dict):
-        return values
-    paths = {
-        name: resolved_path(data[name], f"data.{name}", path.parent)
-        for name in _PATHS
-        if isinstance(data.get(name), str)
-    }
-    return {**values, "data": {**data, **paths}}
-
-
-def resolved_path(text: str, where: str, folder: Path | None = None) -> str:
-    """A path made absolute; relative ones start at the folder, or at the working folder if None.
-
-    Raises:
-        ConfigError: no system has such a path.
-    """
-    try:
-        text.encode()
-        return str((folder or Path()).joinpath(Path(text).expanduser()).resolve())
-    except (ValueError, RuntimeError, OSError) as error:
-        # A zero byte or half a character; the home of an unknown user; links in a circle.
-        raise ConfigError("this is no path", where=where, got=repr(text)[:80], wanted=f"a file ({error})") from None
-
-
 def portable(task: Task) -> dict[str, Any]:
     """A task as a prompt records it: paths of the machine that made it do not travel."""
     values = task.dump()
-    data = {key: Path(v).name if key in _PATHS and v else v for key, v in values["data"].items()}
+    data = {key: Path(v).name if key in PATHS and v else v for key, v in values["data"].items()}
     return {**values, "data": data}

@@ -23,7 +23,8 @@ from overture.core.settings_yaml import BoundedLoader, loaded_yaml
 from overture.data.formats.options import FileOptions
 from overture.data.read import read_table
 from overture.data.row import Row
-from overture.data.task import Task, resolved_path
+from overture.data.task import Task
+from overture.data.task_file import resolved_path
 from overture.data.task_text import slug, task_text
 from overture.data.template import parse, slots_in
 from overture.data.values import as_text, label_text

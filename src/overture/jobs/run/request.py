@@ -15,7 +15,8 @@ from overture.core.errors import ConfigError, DataError, Problem, UserError
 from overture.core.launch import launched
 from overture.data.kinds.registry import KINDS
 from overture.data.read import parts_of
-from overture.data.task import Task, resolved_path, task_file_values
+from overture.data.task import Task
+from overture.data.task_file import resolved_path, task_file_values
 from overture.engine.options import CacheDType, Device, DType, LoraOptions, is_encoder, local_source
 from overture.prompt.config import PromptConfig
 from overture.prompt.methods import METHODS
