@@ -31,7 +31,6 @@ from overture.core.records.cells import (
     FailedCell,
     Key,
     Plan,
-    RateChoice,
     Request,
     RightAnswers,
     Trial,
@@ -56,7 +55,7 @@ from overture.jobs.compare.cells import CellJob, Lab, lab_of, measured, trial
 from overture.jobs.compare.folder import CellFolder, PlanRequest, constant, keys_of
 from overture.jobs.compare.forecast import Forecast
 from overture.jobs.compare.options import CompareConfig
-from overture.jobs.compare.rates import best_rate, next_rate
+from overture.jobs.compare.rates import Rates
 from overture.jobs.compare.ways import Way, way_named, ways_of, with_versions
 from overture.jobs.run.local import LocalExecutor
 from overture.jobs.run.request import check_no_adapter, check_one_process, fitting_place, with_slots
@@ -207,13 +206,12 @@ class _Comparison:
         self.failed: list[FailedCell] = []
         self._by_name = {way.name: way for way in ways}
         self._cells: Executor[CellJob, Cell]
-        self._trials: Executor[CellJob, Trial]
         self._has_workers = workers is not None
         if workers is None:
             self._cells = LocalExecutor(
                 lambda job, on_event: measured(lab, self._by_name[job.key.way], job.key, job.lr), lab.is_stop_asked
             )
-            self._trials = LocalExecutor(
+            trials: Executor[CellJob, Trial] = LocalExecutor(
                 lambda job, on_event: trial(lab, self._by_name[job.key.way], job.key, job.lr), lab.is_stop_asked
             )
         else:
@@ -221,10 +219,10 @@ class _Comparison:
             from overture.jobs.run.on_ray import RayExecutor
 
             self._cells = RayExecutor(workers, CELL, CELLS, lab.is_stop_asked)
-            self._trials = RayExecutor(workers, TRIAL, TypeAdapter(Trial), lab.is_stop_asked)
+            trials = RayExecutor(workers, TRIAL, TypeAdapter(Trial), lab.is_stop_asked)
+        self._rates = Rates(ways, self.folder, trials, self._listener, self.seeds)
         self._first_error: OvertureError | None = None
         self._started = time.monotonic()
-        self._trial_seconds = 0.0
         self._forecast = Forecast(ways, self.folder, lab, self.seeds)
         self._is_forecast = False
 
@@ -242,7 +240,7 @@ class _Comparison:
             raise ConfigError("not a cell of this comparison", where="--cell", got=str(only), wanted=wanted)
         self._refuse_other_requests(key)
         self._show_progress(plan)
-        for done in self._cells.map([CellJob(key=key, lr=self._rate(way, plan))], self._listener):
+        for done in self._cells.map([CellJob(key=key, lr=self._rates.of(way, plan))], self._listener):
             self._keep(done.checked(), done.seconds, plan)
         return plan
 
@@ -258,7 +256,7 @@ class _Comparison:
         if plan is None:
             plan = self._whole_plan() if self.config.budget is None else self._plan_within(self.config.budget)
             self.folder.keep_plan(self._plan_request, plan)
-        self._notify_untuned(plan)
+        self._rates.notify_untuned(plan)
         self._notify_lengthened(plan)
         if steps := self._forecast.steps(plan):
             self.lab.listener(PlanEvent(steps=steps))
@@ -272,17 +270,18 @@ class _Comparison:
                 plan = plan.model_copy(update={"seeds": number, "left_out": (*plan.left_out, left_out)})
                 self.folder.keep_plan(self._plan_request, plan)
                 return plan
-            started, trials = time.monotonic(), self._trial_seconds
+            started, trials = time.monotonic(), self._rates.seconds
             self._show_progress(plan)
             if self._has_workers and number == 0:
-                self._choose_rates(plan)
+                # Before any cell, while all workers are free to try them side by side.
+                self._rates.choose_all(plan)
             # A cell that fails does not stop the others.
             for done in self._cells.map(self._missing(seed, plan), self._listener):
                 if done.error:
                     self._note_failure(done.job.key, done.error)
                 else:
                     self._keep(done.checked(), done.seconds, plan)
-            seconds_of_last = time.monotonic() - started - (self._trial_seconds - trials)
+            seconds_of_last = time.monotonic() - started - (self._rates.seconds - trials)
         if self._first_error and not self._num_done(plan):
             raise self._first_error
         return plan
@@ -296,7 +295,7 @@ class _Comparison:
                 if self.folder.has(key) or has_failed:
                     continue
                 try:
-                    yield CellJob(key=key, lr=self._rate(way, plan))
+                    yield CellJob(key=key, lr=self._rates.of(way, plan))
                 except (StoreError, DiskFull):
                     raise
                 except OvertureError as error:
@@ -330,58 +329,6 @@ class _Comparison:
         """Hand on events of cells; of several workers no steps, which would jump to and fro in one bar."""
         if not (self._has_workers and isinstance(event, ProgressEvent | StepEvent)):
             self.lab.listener(event)
-
-    # -- learning rates
-
-    def _choose_rates(self, plan: Plan) -> None:
-        """Choose the rates of all ways before any cell, while all workers are free to try them side by side."""
-        for way in self.ways:
-            keys = keys_of(way, plan.sizes, self._seeds(plan))
-            if way.rates and not all(map(self.folder.has, keys)):
-                try:
-                    self._rate(way, plan)
-                except (StoreError, DiskFull):
-                    raise
-                except OvertureError:
-                    # Told with the way's first cell, which tries again.
-                    continue
-
-    def _rate(self, way: Way, plan: Plan) -> float | None:
-        """A way's learning rate: chosen once for the folder, at the largest size, with the first seed."""
-        if not way.rates:
-            return None
-        choice = self.folder.chosen(way)
-        if choice is None:
-            if self.folder.has_other_rate(way):
-                self._notify(f"the learning rate of {way.name} was chosen for another request, and is chosen anew")
-            key = Key(way=way.name, size=plan.sizes[-1], seed=self.seeds[0])
-            trials = self._tried(way, key) if plan.is_tuned and len(way.rates) > 1 else ()
-            choice = RateChoice(**dict(key), lr=best_rate(way.rates, trials), tried=trials)
-            self.folder.keep_rate(way, choice)
-        return choice.lr
-
-    def _tried(self, way: Way, key: Key) -> tuple[Trial, ...]:
-        """A trial of each learning rate; those that a stopped call has tried are not tried again."""
-        started, kept = time.monotonic(), self.folder.trials_at(way, key)
-        choice = kept or RateChoice(**dict(key), lr=None)
-        while (rate := next_rate(way.rates, choice.tried)) is not None:
-            tried = {trial.lr for trial in choice.tried}
-            # Those of the list do not depend on each other; those beyond it do.
-            rates = [rate for rate in way.rates if rate not in tried] or [rate]
-            for done in self._trials.map([CellJob(key=key, lr=rate) for rate in rates], self._listener):
-                choice = choice.model_copy(update={"tried": (*choice.tried, done.checked())})
-                self.folder.keep_rate(way, choice)
-        self._trial_seconds += time.monotonic() - started
-        return choice.tried
-
-    def _notify_untuned(self, plan: Plan) -> None:
-        """Notify that a way keeps the default learning rate of cells that were measured without choosing one."""
-        for way in self.ways:
-            choice = self.folder.chosen(way)
-            if plan.is_tuned and len(way.rates) > 1 and choice and not choice.tried:
-                self._notify(
-                    f"{way.name} keeps the default learning rate that its cells here have; another --output chooses it"
-                )
 
     def _notify_lengthened(self, plan: Plan) -> None:
         """Notify that trainings have more epochs than were asked for, so that they have the least number of steps."""

@@ -1,8 +1,15 @@
-"""Which learning rate a comparison tries next, and which it takes."""
+"""The learning rates of a comparison's ways: which is tried next, and which is taken."""
 
+import time
 from collections.abc import Sequence
 
-from overture.core.records.cells import Trial
+from overture.core.contracts import Executor
+from overture.core.errors import DiskFull, OvertureError, StoreError
+from overture.core.records.cells import Key, Plan, RateChoice, Trial
+from overture.core.records.events import Listener, NoticeEvent
+from overture.jobs.compare.cells import CellJob
+from overture.jobs.compare.folder import CellFolder, keys_of
+from overture.jobs.compare.ways import Way
 
 FURTHER = 2
 """Largest number of rates beyond the list."""
@@ -33,3 +40,88 @@ def next_rate(rates: Sequence[float], trials: Sequence[Trial]) -> float | None:
         return None
     beside = known[1] if best == known[0] else known[-2]
     return float(f"{best * best / beside:.1g}")
+
+
+class Rates:
+    """The learning rate of each way: chosen once for the folder, at the largest size, with the first seed.
+
+    Args:
+        ways: those that are compared.
+        folder: keeps what was tried and chosen.
+        trials: trains with a rate.
+        listener: called with every event.
+        seeds: of the comparison.
+    """
+
+    def __init__(
+        self,
+        ways: Sequence[Way],
+        folder: CellFolder,
+        trials: Executor[CellJob, Trial],
+        listener: Listener,
+        seeds: Sequence[int],
+    ) -> None:
+        self._ways, self._folder, self._trials, self._listener, self._seeds = ways, folder, trials, listener, seeds
+        self.seconds = 0.0
+        """Spent on trials."""
+
+    def choose_all(self, plan: Plan) -> None:
+        """Choose the rates of all ways that have cells to run; a way that cannot be trained is left to its cells.
+
+        Raises:
+            StoreError: the folder cannot be written.
+            DiskFull: no room.
+        """
+        for way in self._ways:
+            if way.rates and not all(map(self._folder.has, keys_of(way, plan.sizes, self._seeds[: plan.seeds]))):
+                try:
+                    self.of(way, plan)
+                except (StoreError, DiskFull):
+                    raise
+                except OvertureError:
+                    # Told with the way's first cell, which tries again.
+                    continue
+
+    def of(self, way: Way, plan: Plan) -> float | None:
+        """A way's rate, chosen now if it is not yet; None of a way that has none.
+
+        Raises:
+            OvertureError: the way cannot be trained.
+        """
+        if not way.rates:
+            return None
+        choice = self._folder.chosen(way)
+        if choice is None:
+            if self._folder.has_other_rate(way):
+                self._notify(f"the learning rate of {way.name} was chosen for another request, and is chosen anew")
+            key = Key(way=way.name, size=plan.sizes[-1], seed=self._seeds[0])
+            trials = self._tried(way, key) if plan.is_tuned and len(way.rates) > 1 else ()
+            choice = RateChoice(**dict(key), lr=best_rate(way.rates, trials), tried=trials)
+            self._folder.keep_rate(way, choice)
+        return choice.lr
+
+    def notify_untuned(self, plan: Plan) -> None:
+        """Notify that a way keeps the default rate of cells that were measured without choosing one."""
+        for way in self._ways:
+            choice = self._folder.chosen(way)
+            if plan.is_tuned and len(way.rates) > 1 and choice and not choice.tried:
+                self._notify(
+                    f"{way.name} keeps the default learning rate that its cells here have; another --output chooses it"
+                )
+
+    def _tried(self, way: Way, key: Key) -> tuple[Trial, ...]:
+        """A trial of each rate; those that a stopped call has tried are not tried again."""
+        started, kept = time.monotonic(), self._folder.trials_at(way, key)
+        choice = kept or RateChoice(**dict(key), lr=None)
+        while (rate := next_rate(way.rates, choice.tried)) is not None:
+            tried = {trial.lr for trial in choice.tried}
+            # Those of the list do not depend on each other; those beyond it do.
+            rates = [rate for rate in way.rates if rate not in tried] or [rate]
+            for done in self._trials.map([CellJob(key=key, lr=rate) for rate in rates], self._listener):
+                choice = choice.model_copy(update={"tried": (*choice.tried, done.checked())})
+                self._folder.keep_rate(way, choice)
+        self.seconds += time.monotonic() - started
+        return choice.tried
+
+    def _notify(self, text: str) -> None:
+        self._listener(NoticeEvent(text=text))
