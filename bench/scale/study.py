@@ -2,14 +2,14 @@
 
 python bench/scale/study.py --data DIR [--out FILE] [--ray-python .venv-ray/bin/python]
 
-Two ways on 16 rows, 16 seeds: the same rows, rates and steps in both. Times are of all processes together: processor
-seconds, and wall seconds on the cores that the command is given (`taskset` keeps both to the same ones).
+Two ways on 16 rows, 16 seeds: the same rows, rates and steps in both. Processor seconds are those of all processes of a
+study, Ray's own included; wall seconds are on the cores that the command is given (`taskset` keeps both to the same
+ones). Both take about eight minutes of a core.
 """
 
 import argparse
 import json
 import os
-import resource
 import shutil
 import signal
 import subprocess
@@ -25,9 +25,10 @@ from common import RESULTS, machine_facts, start_facts
 
 _ROOT = Path(__file__).parents[2]
 _WAYS = ("vectors-before", "prefix-after")
-_SEEDS, _SIZE, _STEPS, _TEST_ROWS = 16, 16, 20, 64
+_SEEDS, _SIZE, _STEPS, _TEST_ROWS = 16, 16, 8, 32
 _KILL_AFTER = 10
 """Finished cells after which a worker is killed."""
+_LOOK_S = 0.2
 
 
 def command(python: str, data: Path, folder: Path, more: list[str]) -> list[str]:
@@ -40,23 +41,65 @@ def command(python: str, data: Path, folder: Path, more: list[str]) -> list[str]
     return [python, "-m", "overture", "compare", str(task), *files, *ways, *sizes, *rest, *more]
 
 
-def worker_pids() -> list[int]:
-    """Processes of Ray's workers on this machine."""
+class Meter(threading.Thread):
+    """Processor seconds of all processes that have a mark in their environment, those that have ended included.
+
+    What a parent waits for is not enough: Ray's processes outlive their parents, and are killed. Of a process that ends,
+    what it did since it was last looked at is lost.
+
+    Args:
+        mark: a variable of the environment, ``NAME=VALUE``.
+    """
+
+    def __init__(self, mark: str) -> None:
+        super().__init__(daemon=True)
+        self.mark, self.is_over = mark.encode(), threading.Event()
+        self.ticks: dict[tuple[str, str], int] = {}
+        self._others: set[tuple[str, str]] = set()
+
+    def run(self) -> None:
+        """Look at all processes until `is_over` is set."""
+        while not self.is_over.wait(_LOOK_S):
+            self.look()
+
+    def look(self) -> None:
+        """Note what each process has used."""
+        for folder in Path("/proc").glob("[0-9]*"):
+            try:
+                facts = (folder / "stat").read_text().rpartition(")")[2].split()
+                # A number is given again, a number with a start is not.
+                process = (folder.name, facts[19])
+                if process in self._others:
+                    continue
+                if process not in self.ticks and self.mark not in (folder / "environ").read_bytes().split(b"\0"):
+                    self._others.add(process)
+                    continue
+            except OSError:
+                continue
+            self.ticks[process] = int(facts[11]) + int(facts[12])
+
+    def seconds(self) -> float:
+        """The sum so far."""
+        return sum(self.ticks.values()) / os.sysconf("SC_CLK_TCK")
+
+
+def worker_pids(meter: Meter) -> list[int]:
+    """Processes of a study's workers."""
     pids = []
-    for entry in Path("/proc").glob("[0-9]*/cmdline"):
+    for pid, _ in list(meter.ticks):
         try:
-            if entry.read_bytes().startswith(b"ray::Worker"):
-                pids.append(int(entry.parent.name))
+            if Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"ray::Worker"):
+                pids.append(int(pid))
         except OSError:
             continue
     return sorted(pids)
 
 
-def kill_one(folder: Path, killed: list[dict[str, Any]], is_over: threading.Event) -> None:
+def kill_one(folder: Path, killed: list[dict[str, Any]], meter: Meter) -> None:
     """Kill a worker as soon as some cells are finished."""
-    while not is_over.wait(0.5):
+    while not meter.is_over.wait(0.5):
         num = len(list((folder / "cells").glob("*.json")))
-        if num >= _KILL_AFTER and (pids := worker_pids()):
+        if num >= _KILL_AFTER and (pids := worker_pids(meter)):
             os.kill(pids[0], signal.SIGKILL)
             killed.append({"after_cells": num, "pid": pids[0]})
             return
@@ -64,22 +107,30 @@ def kill_one(folder: Path, killed: list[dict[str, Any]], is_over: threading.Even
 
 def ran(python: str, data: Path, folder: Path, more: list[str], killed: list[dict[str, Any]] | None) -> dict[str, Any]:
     """Run the study; seconds and the result."""
-    before, started, is_over = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter(), threading.Event()
-    watch = threading.Thread(target=kill_one, args=(folder, killed, is_over)) if killed is not None else None
+    mark, started = f"OVERTURE_STUDY={folder.name}", time.perf_counter()
+    meter = Meter(mark)
+    meter.start()
+    watch = threading.Thread(target=kill_one, args=(folder, killed, meter)) if killed is not None else None
     if watch:
         watch.start()
-    done = subprocess.run(command(python, data, folder, more), capture_output=True, text=True, check=False)
+    env = os.environ | dict([mark.split("=")])
+    done = subprocess.run(command(python, data, folder, more), capture_output=True, text=True, check=False, env=env)
     seconds = time.perf_counter() - started
-    is_over.set()
+    meter.is_over.set()
+    meter.join()
     if watch:
         watch.join()
     if done.returncode:
         raise SystemExit(done.stderr[-3000:])
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     result = json.loads(done.stdout.splitlines()[-1])
     scores = {score["way"]: score["value"] for score in result["scores"]}
-    return {"seconds": seconds, "cpu_seconds": cpu, "scores": scores, "lost": done.stderr.count("was lost")}
+    return {
+        "seconds": round(seconds, 1),
+        "cpu_seconds": round(meter.seconds(), 1),
+        "processes": len(meter.ticks),
+        "scores": scores,
+        "lost": done.stderr.count("was lost"),
+    }
 
 
 def cells(folder: Path) -> dict[str, Any]:
@@ -116,7 +167,8 @@ def main() -> None:
             "killed": killed,
             "local": local,
             "ray": ray,
-            "ratio_of_seconds": ray["seconds"] / local["seconds"],
+            "ratio_of_seconds": round(ray["seconds"] / local["seconds"], 3),
+            "ratio_of_cpu_seconds": round(ray["cpu_seconds"] / local["cpu_seconds"], 3),
         }
         given.out.parent.mkdir(parents=True, exist_ok=True)
         given.out.write_text(json.dumps(result, indent=1) + "\n")
