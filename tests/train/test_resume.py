@@ -128,7 +128,8 @@ print(num_kills, status)
 def test_killed_and_resumed_is_bit_equal(tmp_path):
     wanted = make_fit(Recorded(), epochs=12, patience=12).run()
     here = Path(__file__).parent
-    environment = {**os.environ, "PYTHONPATH": f"{here}{os.pathsep}{here.parent}", "OMP_NUM_THREADS": "1"}
+    paths = os.pathsep.join([str(here), str(here.parent), *sys.path])
+    environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", _SCRIPT, str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True, timeout=300)
     num_kills, status = map(int, done.stdout.split())
