@@ -28,6 +28,8 @@ def two_nodes(cpus: int) -> Iterator[Nodes]:
     """A cluster of two nodes on this machine."""
     # A machine that is two is slow to start; with five seconds Ray would start its proxy again and again.
     os.environ.setdefault("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", "120")
+    # Ray gives its processes what others leave (15); who waits for an answer is no batch job.
+    os.environ.setdefault("RAY_worker_niceness", "0")
     nodes = Nodes(initialize_head=True, head_node_args={"num_cpus": cpus, "include_dashboard": False})
     nodes.add_node(num_cpus=cpus)
     try:

@@ -44,8 +44,8 @@ def command(python: str, data: Path, folder: Path, more: list[str]) -> list[str]
 class Meter(threading.Thread):
     """Processor seconds of all processes that have a mark in their environment, those that have ended included.
 
-    What a parent waits for is not enough: Ray's processes outlive their parents, and are killed. Of a process that ends,
-    what it did since it was last looked at is lost.
+    What a parent waits for is not enough: Ray's processes outlive their parents, and are killed. What a process did
+    between the last look and its end is lost.
 
     Args:
         mark: a variable of the environment, ``NAME=VALUE``.

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from overture.core.errors import ArtifactError
+from overture.core.errors import ArtifactError, NotReady
 from overture.core.records.serving import ErrorEvent, Event, Request, WorkerOptions
 from overture.server.engine import FakeEngine
 from overture.server.on_ray import Cluster, ClusterEngine, session_of
@@ -17,15 +17,25 @@ class FakeStream:
     """Events as they travel; cancelling is noted."""
 
     def __init__(self, engine: FakeEngine, request: str, most: int) -> None:
-        self.events, self.most, self.is_cancelled = engine.submit(Request.model_validate_json(request)), most, False
+        self.is_cancelled = False
+        self.texts = self.sent(engine.submit(Request.model_validate_json(request)), most)
 
-    async def __aiter__(self) -> AsyncIterator[str]:
+    async def sent(self, events: AsyncIterator[Event], most: int) -> AsyncIterator[str]:
+        if most < 0:
+            await asyncio.sleep(60)
+        yield ""
         number = 0
-        async for event in self.events:
-            if number == self.most:
+        async for event in events:
+            if number == most:
                 raise RuntimeError("The actor died\nbecause of a long story")
             number += 1
             yield event.model_dump_json()
+
+    def __aiter__(self) -> "FakeStream":
+        return self
+
+    async def __anext__(self) -> str:
+        return await anext(self.texts)
 
     def cancel(self) -> None:
         self.is_cancelled = True
@@ -35,7 +45,7 @@ class FakeHandle:
     """Meets what is used of Ray Serve's handles.
 
     Args:
-        most: events after which an engine is lost.
+        most: events after which an engine is lost; -1 where no engine takes the request.
     """
 
     def __init__(self, most: int = 1000) -> None:
@@ -64,7 +74,12 @@ class FakeHandle:
         error = ErrorEvent(id=request_id, error="ArtifactError", message="not for this model", status=409)
         return error.model_dump_json()
 
+    async def _tokenize(self, text: str) -> list[int]:
+        raise RuntimeError("The actor died\nbecause of a long story")
+
     async def _stats(self) -> str:
+        if self.most < 0:
+            await asyncio.sleep(60)
         return self.engine.stats().model_dump_json()
 
 
@@ -96,6 +111,20 @@ def test_a_lost_engine_is_a_503_of_its_requests() -> None:
     assert isinstance(last, ErrorEvent)
     assert (last.status, last.retry_after_s) == (503, 2.0)
     assert "a long story" not in last.message
+
+
+def test_a_request_that_no_engine_takes_is_a_503_in_time() -> None:
+    handle = FakeHandle(most=-1)
+    (last,) = asyncio.run(events_of(ClusterEngine(handle, max_wait_s=0.05), request()))
+    assert isinstance(last, ErrorEvent)
+    assert (last.status, last.retry_after_s) == (503, 2.0)
+    assert handle.streams[0].is_cancelled
+
+
+def test_a_lost_engine_is_not_ready_for_what_is_no_request() -> None:
+    with pytest.raises(NotReady) as lost:
+        asyncio.run(ClusterEngine(FakeHandle()).tokenize("a text"))
+    assert "a long story" not in str(lost.value)
 
 
 def test_leaving_a_request_cancels_it() -> None:
@@ -130,6 +159,22 @@ def test_stats_are_those_of_a_moment_ago() -> None:
         return before, after
 
     assert asyncio.run(seen()) == (False, True)
+
+
+def test_engines_that_do_not_reply_are_not_ready() -> None:
+    async def seen() -> bool:
+        handle = FakeHandle()
+        engine = ClusterEngine(handle, max_wait_s=0.05)
+        await engine.start()
+        await asyncio.sleep(0.02)
+        assert engine.stats().is_ready
+        handle.most = -1
+        await asyncio.sleep(1.2)
+        after = engine.stats().is_ready
+        await engine.stop()
+        return after
+
+    assert not asyncio.run(seen())
 
 
 def test_a_cluster_of_no_engines_is_refused() -> None:

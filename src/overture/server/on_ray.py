@@ -7,6 +7,7 @@ engine that comes or goes moves the prompts of its own share alone. Gateways kno
 
 import asyncio
 import contextlib
+import os
 from collections.abc import AsyncIterator, Iterator
 from importlib import import_module
 from pathlib import Path
@@ -22,6 +23,8 @@ from overture.server.link import WorkerEngine, raised
 APP, ENGINE, GATEWAY = "overture", "engine", "gateway"
 _LOOK_S = 1.0
 _RETRY_S = 2.0
+_LOADING_S = 0.05
+_HEALTH_S = 2.0
 _NOT_THERE = EngineStats(is_alive=False, is_ready=False)
 _ROUTER = "ray.serve.experimental.consistent_hash_router.ConsistentHashRouter"
 
@@ -37,9 +40,20 @@ class Cluster(Record):
     most_at_once: int = Field(
         64, ge=1, description="requests that an engine takes before the next one on the ring does"
     )
+    upscale_delay_s: float = Field(
+        30.0, gt=0, description="how long there must be more requests than that before another engine starts"
+    )
+    downscale_delay_s: float = Field(
+        600.0, gt=0, description="how long there must be fewer before an engine that is not needed ends"
+    )
+    drain_s: float = Field(60.0, ge=0, description="what an engine that ends has for the requests that it has begun")
     cpus: float = Field(1.0, ge=0, description="cores that an engine asks the cluster for")
     gpus: float = Field(0.0, ge=0, description="GPUs that an engine asks the cluster for")
-    max_wait_s: float = Field(30.0, gt=0, description="a request that would wait longer in its engine gets a 429")
+    max_wait_s: float = Field(
+        30.0,
+        gt=0,
+        description="a request that would wait longer in its engine gets a 429, and a 503 if no engine takes it",
+    )
     host: str = Field("127.0.0.1", description="where each machine's proxy listens; beyond this machine only with keys")
     port: int = Field(8000, ge=1, le=65535, description="port of the proxies")
     is_on_head: bool = Field(False, description="only the head has a proxy, such as where nodes share a machine")
@@ -58,54 +72,52 @@ class EngineReplica:
 
     Args:
         cluster: a `Cluster` as JSON.
+
+    Raises:
+        NotReady: the model cannot be loaded.
     """
 
-    def __init__(self, cluster: str) -> None:
+    # Ray awaits it. The ring has no place for an engine whose model is still loading, or its prompts would wait for it.
+    async def __init__(self, cluster: str) -> None:  # type: ignore[misc]
         options = Cluster.model_validate_json(cluster)
         self._engine = WorkerEngine(options.worker, options.max_wait_s)
-        # The model loads while the replica is made.
-        self._engine.spawn()
-        self._starting: asyncio.Task[None] | None = None
-
-    async def _started(self) -> WorkerEngine:
-        if self._starting is None:
-            self._starting = asyncio.create_task(self._engine.start())
-        await asyncio.shield(self._starting)
-        return self._engine
+        await self._engine.start()
+        while not self._engine.stats().is_ready:
+            await self.check_health()
+            await asyncio.sleep(_LOADING_S)
 
     async def check_health(self) -> None:
         """Raise where the model cannot be loaded; Ray then makes another replica."""
-        stats = (await self._started()).stats()
-        if stats.failure:
-            raise NotReady("the engine cannot answer", got=stats.failure)
+        if failure := self._engine.stats().failure:
+            raise NotReady("the engine cannot answer", got=failure)
 
     async def events(self, request: str) -> AsyncIterator[str]:
-        """A request's events, both as JSON."""
-        engine = await self._started()
-        async with contextlib.aclosing(engine.submit(Request.model_validate_json(request))) as events:  # type: ignore[type-var]
+        """A request's events, both as JSON, after an empty text: the engine has the request."""
+        yield ""
+        async with contextlib.aclosing(self._engine.submit(Request.model_validate_json(request))) as events:  # type: ignore[type-var]
             async for event in events:
                 yield event.model_dump_json()
 
     async def load(self, prompt: str, request_id: str) -> str:
         """Open a prompt; an `ErrorEvent` as JSON where it cannot be served."""
-        return await self._told((await self._started()).load(prompt, request_id), request_id)
+        return await self._told(self._engine.load(prompt, request_id), request_id)
 
     async def unload(self, prompt: str) -> str:
         """Close a prompt."""
-        return await self._told((await self._started()).unload(prompt), "unload")
+        return await self._told(self._engine.unload(prompt), "unload")
 
     async def tokenize(self, text: str) -> list[int]:
         """The model's tokens of a text."""
-        return list(await (await self._started()).tokenize(text))
+        return list(await self._engine.tokenize(text))
 
     async def stats(self) -> str:
         """`EngineStats` as JSON."""
-        return (await self._started()).stats().model_dump_json()
+        return self._engine.stats().model_dump_json()
 
-    async def place(self) -> tuple[str, str]:
-        """The replica, and the machine that it is on."""
+    async def place(self) -> tuple[str, str, int]:
+        """The replica, the machine that it is on, and its process."""
         ray, serve = import_module("ray"), import_module("ray.serve")
-        return serve.get_replica_context().replica_tag, ray.get_runtime_context().get_node_id()
+        return serve.get_replica_context().replica_tag, ray.get_runtime_context().get_node_id(), os.getpid()
 
     async def _told(self, work: Any, request_id: str) -> str:
         try:
@@ -123,10 +135,11 @@ class ClusterEngine:
 
     Args:
         handle: Ray Serve's of their deployment.
+        max_wait_s: a request that no engine takes in this time gets a 503.
     """
 
-    def __init__(self, handle: Any) -> None:
-        self._handle, self._stats = handle, _NOT_THERE
+    def __init__(self, handle: Any, max_wait_s: float = 30.0) -> None:
+        self._handle, self._stats, self._max_wait_s = handle, _NOT_THERE, max_wait_s
         self._looking: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -142,7 +155,7 @@ class ClusterEngine:
     async def _look(self) -> None:
         while True:
             try:
-                self._stats = EngineStats.model_validate_json(await self._handle.stats.remote())
+                self._stats = EngineStats.model_validate_json(await self._reply(self._handle.stats.remote()))
             except Exception:
                 # Whatever it was, another engine may answer the next time.
                 self._stats = self._stats.model_copy(update={"is_alive": False, "is_ready": False})
@@ -154,18 +167,21 @@ class ClusterEngine:
         events = handle.events.remote(request.model_dump_json())
         is_ended = False
         try:
+            # Without engines, or with none that takes more, Ray would wait without end.
+            await asyncio.wait_for(anext(events), self._max_wait_s)
             async for text in events:
                 event = EVENTS.validate_json(text)
                 is_ended = event.kind in ("done", "error")
                 yield event
         except (GeneratorExit, asyncio.CancelledError):
             raise
+        except TimeoutError:
+            yield _unavailable(request.id, f"no engine took the request in {self._max_wait_s:g} s")
         except Exception as error:
-            # Ray's errors have many classes: a lost replica, a lost machine, too many that wait.
+            # Ray's errors have many classes: a lost replica, a lost machine, too many that wait. What an engine had
+            # begun is not asked again: a request that ends an engine would end them all.
             is_ended = True
-            got = str(error).strip().splitlines()[:1]
-            message = f"the engine was lost: {''.join(got):.200}"
-            yield ErrorEvent(id=request.id, error="Unavailable", message=message, status=503, retry_after_s=_RETRY_S)
+            yield _unavailable(request.id, _lost(error))
         finally:
             if not is_ended:
                 events.cancel()
@@ -175,21 +191,40 @@ class ClusterEngine:
 
     async def load(self, prompt: str, request_id: str = "command") -> None:
         """Meets `Engine.load`, in the engine that answers under the prompt."""
-        text = await self._handle.options(session_id=prompt).load.remote(prompt, request_id)
+        text = await self._reply(self._handle.options(session_id=prompt).load.remote(prompt, request_id))
         if text:
             raise raised(ErrorEvent.model_validate_json(text))
 
     async def unload(self, prompt: str) -> None:
         """Meets `Engine.unload`."""
-        await self._handle.options(session_id=prompt).unload.remote(prompt)
+        await self._reply(self._handle.options(session_id=prompt).unload.remote(prompt))
 
     async def tokenize(self, text: str) -> tuple[int, ...]:
         """Meets `Engine.tokenize`."""
-        return tuple(await self._handle.tokenize.remote(text))
+        return tuple(await self._reply(self._handle.tokenize.remote(text)))
+
+    async def _reply(self, response: Any) -> Any:
+        try:
+            return await asyncio.wait_for(response, self._max_wait_s)
+        except TimeoutError:
+            raise NotReady(f"no engine replied in {self._max_wait_s:g} s") from None
+        except OvertureError:
+            raise
+        except Exception as error:
+            raise NotReady(_lost(error)) from error
 
     def stats(self) -> EngineStats:
         """Meets `Engine.stats`: of one of the engines, as it was a moment ago."""
         return self._stats
+
+
+def _unavailable(request_id: str, message: str) -> ErrorEvent:
+    return ErrorEvent(id=request_id, error="Unavailable", message=message, status=503, retry_after_s=_RETRY_S)
+
+
+def _lost(error: Exception) -> str:
+    # Ray's messages go on for pages.
+    return f"the engine was lost: {''.join(str(error).strip().splitlines()[:1]):.200}"
 
 
 def gateway(cluster: Cluster) -> Any:
@@ -208,7 +243,7 @@ def gateway(cluster: Cluster) -> Any:
     keys = read_keys(Path(cluster.key_file)) if cluster.key_file else ()
     check_bind(cluster.host, keys)
     serve, worker = import_module("ray.serve"), cluster.worker
-    engine = ClusterEngine(serve.get_deployment_handle(ENGINE, app_name=APP))
+    engine = ClusterEngine(serve.get_deployment_handle(ENGINE, app_name=APP), cluster.max_wait_s)
     registry = Registry(
         Store(Path(worker.store)),
         engine,
@@ -236,7 +271,11 @@ def application(cluster: Cluster) -> Any:
             "min_replicas": cluster.least_engines,
             "max_replicas": max(cluster.least_engines, cluster.most_engines),
             "target_ongoing_requests": cluster.target,
+            "upscale_delay_s": cluster.upscale_delay_s,
+            "downscale_delay_s": cluster.downscale_delay_s,
         },
+        graceful_shutdown_timeout_s=cluster.drain_s,
+        health_check_period_s=_HEALTH_S,
         request_router_config=config.RequestRouterConfig(request_router_class=_ROUTER),
     )(EngineReplica).bind(cluster.model_dump_json())
 
@@ -264,7 +303,9 @@ def serving(cluster: Cluster) -> Iterator[None]:
     check_bind(cluster.host, read_keys(Path(cluster.key_file)) if cluster.key_file else ())
     serve = import_module("ray.serve")
     location = "HeadOnly" if cluster.is_on_head else "EveryNode"
-    serve.start(proxy_location=location, http_options={"host": cluster.host, "port": cluster.port})
+    # Ray waits a minute for its proxies, and goes on starting them after that: a busy machine needs longer.
+    with contextlib.suppress(TimeoutError):
+        serve.start(proxy_location=location, http_options={"host": cluster.host, "port": cluster.port})
     try:
         serve.run(application(cluster), name=APP, route_prefix="/")
         yield
