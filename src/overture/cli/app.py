@@ -71,7 +71,7 @@ _PANELS = {
         "alias": _Listed("prompts.alias_command", "Name a version of a prompt, such as movie@prod."),
         "rm": _Listed("prompts.rm_command", "Remove a prompt, or one version of it."),
         "export": _Listed("exchange.export_command", "Write a prompt for peft, NumPy, or as JSON."),
-        "import": _Listed("exchange.import_command", "Store the prompt of a peft adapter."),
+        "import": _Listed("exchange.import_command", "Store the prompt of a peft adapter, or a concept."),
     },
     "Find a better one": {
         "compare": _Listed("compare.command", "Measure prompts, LoRA, fine-tuning and others side by side."),
@@ -89,6 +89,7 @@ _PANELS = {
         "meta": _Listed("meta.command", "Learn a start for prompts from several tasks."),
         "multi": _Listed("multi.command", "Train prompts for several tasks that share values."),
         "cartridge": _Listed("cartridge.command", "Turn a long text into a prompt that knows it."),
+        "concept": _Listed("concept.command", "Teach a model that draws a new word from a few images."),
     },
 }
 """The commands by the panel of the help that lists them."""

@@ -1,24 +1,35 @@
 """``overture import`` and ``overture export``: prompts from and to other programs."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from overture.cli.options import JsonOption, PromptArgument, StoreOption, store_flag, store_root
 from overture.cli.out import console, emit, loading, remark, say, show_text
 from overture.cli.report import asking, show_next
-from overture.core.errors import ArtifactError
+from overture.core.errors import ArtifactError, ConfigError
+
+if TYPE_CHECKING:
+    from overture.store.store import Store
 
 
 def import_command(
     folder: Annotated[
-        Path, typer.Argument(metavar="DIR", help="A peft adapter: adapter_config.json and adapter_model.safetensors.")
+        Path,
+        typer.Argument(
+            metavar="DIR|FILE",
+            help="A peft adapter: adapter_config.json and adapter_model.safetensors; or a concept of a model that "
+            "draws: learned_embeds.safetensors.",
+        ),
     ],
     task: Annotated[
-        Path,
-        typer.Option(metavar="TASK.yaml", help="The task file: an adapter knows no template and no label words."),
-    ],
+        Path | None,
+        typer.Option(
+            metavar="TASK.yaml",
+            help="The task file: an adapter knows no template and no label words; none of a concept.",
+        ),
+    ] = None,
     backbone: Annotated[
         str | None,
         typer.Option(
@@ -33,19 +44,30 @@ def import_command(
             min=0, help="Which task's prompt of a multitask adapter; the first, 0, if not given.", show_default=False
         ),
     ] = None,
+    token: Annotated[
+        str | None,
+        typer.Option(help="The word that stands for a concept; the file's own, or its name, if not given."),
+    ] = None,
     store: StoreOption = None,
     is_json: JsonOption = False,
 ) -> None:
-    """Keep the prompt of a peft adapter; it gives the logits that it gives in peft."""
+    """Keep the prompt of a peft adapter, which gives the logits that it gives in peft; or a concept's vectors."""
     root = store_root(store)
 
     from overture.jobs.run.request import tune_config
     from overture.store.names import checked_name
     from overture.store.store import Store
 
-    tune_config(task)
     if name:
         checked_name(name)
+    if _is_concept(folder):
+        _import_concept(folder, Store(root, say), backbone, token, name, store_flag(store), is_json)
+        return
+    if task is None:
+        raise ConfigError(
+            "an adapter knows no template and no label words", where="--task", got="none", fix="--task TASK.yaml"
+        )
+    tune_config(task)
     if not (folder / "adapter_config.json").is_file():
         raise ArtifactError(
             "this is no adapter's folder",
@@ -82,13 +104,49 @@ def import_command(
     )
 
 
+def _is_concept(path: Path) -> bool:
+    """Whether this is a file of vectors, or a folder that holds one, and no adapter."""
+    if path.is_dir():
+        names = [file.name for file in path.iterdir()]
+        is_adapter = any(name.startswith("adapter_") for name in names)
+        return not is_adapter and any(name.endswith(".safetensors") or name.startswith("learned_") for name in names)
+    return path.is_file()
+
+
+def _import_concept(
+    path: Path, store: "Store", backbone: str | None, token: str | None, name: str | None, flag: str, is_json: bool
+) -> None:
+    """Keep an embedding of textual inversion."""
+    if backbone is None:
+        raise ConfigError(
+            "the file does not say which model its vectors are for",
+            where="--backbone",
+            got="none",
+            fix="--backbone FOLDER, with the folder of a model of diffusers",
+        )
+    loading()
+
+    from overture.engine.options import local_source
+    from overture.jobs.concept.take import import_concept
+
+    result = import_concept(path, store, backbone=local_source(backbone), token=token, name=name)
+    for text in result.notices:
+        remark(f"note: {text}")
+    if is_json:
+        emit(result.dump())
+        return
+    show_text(console(), f"stored {result.prompt}: {result.token}, {result.length} vectors, for {result.backbone}")
+    show_next("Use it:", [f"overture export {result.prompt}{flag} --to diffusers"])
+
+
 def export_command(
     prompt: PromptArgument,
     to: Annotated[
-        Literal["peft", "npy", "json", "vllm", "text", "openai", "promptfoo", "lm-eval"],
+        Literal["peft", "npy", "json", "vllm", "text", "openai", "promptfoo", "lm-eval", "diffusers", "webui"],
         typer.Option(
             help="An adapter for peft, NumPy arrays, numbers in one JSON file, or keys and values for vLLM; of a "
-            "prompt of words a plain text, OpenAI messages, a promptfoo config, or a task of lm-evaluation-harness."
+            "prompt of words a plain text, OpenAI messages, a promptfoo config, or a task of lm-evaluation-harness; of "
+            "a concept a file for diffusers or for web UIs."
         ),
     ],
     old_folder: Annotated[Path | None, typer.Argument(metavar="DIR", hidden=True)] = None,
@@ -134,5 +192,5 @@ def export_command(
     show_text(console(), f"wrote {', '.join(result.files)} in {result.folder}")
     for text in result.lost:
         remark(f"note: {text}")
-    if to == "peft":
+    if "README.md" in result.files:
         show_text(console(), f"how to load it: {folder / 'README.md'}")

@@ -10,7 +10,7 @@ import typer
 
 from overture.cli.options import JsonOption, PromptArgument, StoreOption, store_flag, store_root
 from overture.cli.out import console, emit, is_verbose, say, show_text
-from overture.cli.report import gates_line, interval_text, show_next
+from overture.cli.report import gates_line, interval_text, show_next, worth_of
 from overture.cli.tables import Column, show_facts, show_table
 from overture.core.errors import StoreError
 
@@ -139,8 +139,11 @@ def show_command(prompt: PromptArgument, store: StoreOption = None, is_json: Jso
     facts = {"aliases": ", ".join(aliases)} if aliases else {}
     show_facts(out, {**_facts(entry.folder, manifest), **facts}, named)
     out.print()
-    _show_scores(out, manifest)
-    show_next("Use it:", [predict_command(prompt, manifest.task, store_flag(store))])
+    if not manifest.concept:
+        _show_scores(out, manifest)
+    flag = store_flag(store)
+    use = predict_command(prompt, manifest.task, flag)
+    show_next("Use it:", [f"overture export {prompt}{flag} --to diffusers" if manifest.concept else use])
 
 
 def _facts(folder: Path, manifest: "Manifest") -> dict[str, str]:
@@ -152,7 +155,7 @@ def _facts(folder: Path, manifest: "Manifest") -> dict[str, str]:
         "model": f"{backbone.id} ({backbone.model_type}, {backbone.num_layers} layers of width {backbone.hidden_size})",
         "method": f"{manifest.method} at {manifest.place}, {manifest.length} tokens, {manifest.trainable:,} values",
         **_text_facts(manifest),
-        "template": shown,
+        **({} if manifest.concept else {"template": shown}),
         **({"labels": ", ".join(f"{label}: {word!r}" for label, word in labels.items())} if labels else {}),
         **({"sure by": _sure_by(manifest.shares)} if manifest.shares else {}),
         **({"gates": gates_line(manifest.lineage.gates)} if manifest.lineage.gates else {}),
@@ -170,8 +173,12 @@ def _sure_by(shares: "KeptShares") -> str:
 
 
 def _text_facts(manifest: "Manifest") -> dict[str, str]:
-    """The words of a prompt of words."""
-    text = manifest.text
+    """The words of a prompt of words, or of a concept."""
+    text, concept = manifest.text, manifest.concept
+    if concept:
+        began = f", begun at {concept.word!r}" if concept.word else ""
+        worth = {"error": worth_of(concept.errors)} if concept.errors else {}
+        return {"concept": f"{concept.token}{began}", **worth}
     if text is None:
         return {}
     facts = {"text in front": text.before, "text after the input": text.after}

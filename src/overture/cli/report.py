@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from overture.cli.mistakes import show_mistakes
 from overture.cli.out import console, show_notes, show_text, size_text
 from overture.cli.tables import Column, show_table
+from overture.core.records.concept import ConceptErrors
 from overture.core.records.prompt import OpenGates
 from overture.core.records.scores import Interval, Paired
 from overture.core.records.tune import Evaluation, Measured, TuneResult
@@ -70,6 +71,16 @@ def gates_line(gates: OpenGates) -> str:
     layers, columns = gates.layers, gates.columns
     counts = f"{layers.open} of {layers.of} layers, {columns.open} of {columns.of} columns"
     return f"{counts} are open (above {gates.above:g})"
+
+
+def worth_of(errors: ConceptErrors) -> str:
+    """What a concept's vectors are worth, in words."""
+    difference, kind = errors.difference, "held out" if errors.images == "held out" else "trained on"
+    return (
+        f"noise error {errors.concept.value:.4f} with the vectors, {errors.word.value:.4f} with the word: difference "
+        f"{difference.value:+.4f} ({difference.low:+.4f} to {difference.high:+.4f}), {difference.n} draws of "
+        f"{errors.num_images} images that were {kind}"
+    )
 
 
 def asking(prompt: str, folder: str, store_flag: str = "") -> str:

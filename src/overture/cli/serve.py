@@ -289,12 +289,14 @@ def _model_of(store: "Store") -> tuple[str, str | None]:
     """The model of most of the first prompts, and its revision; the embedded one of an empty store."""
     from overture.engine.options import EMBEDDED
     from overture.store.artifact import read_manifest
+    from overture.store.manifest import check_answers
 
     models: Counter[tuple[str, str | None]] = Counter()
     for name in store.names()[:_MAX_LOOKED_AT]:
         with contextlib.suppress(OvertureError):
-            backbone = read_manifest(store.get(name)).backbone
-            models[backbone.id, backbone.revision] += 1
+            manifest = read_manifest(store.get(name))
+            check_answers(manifest)
+            models[manifest.backbone.id, manifest.backbone.revision] += 1
     return models.most_common(1)[0][0] if models else (next(iter(EMBEDDED)), None)
 
 

@@ -8,7 +8,7 @@ from overture.core.config import validated
 from overture.data.task import Task
 from overture.jobs.run.request import tune_config
 from overture.store.artifact import read_manifest
-from overture.store.manifest import Manifest
+from overture.store.manifest import Manifest, check_answers
 from overture.store.names import checked_name
 from overture.store.store import Store
 
@@ -32,11 +32,12 @@ def stored(store: Store, ref: str) -> Stored:
 
     Raises:
         StoreError: there is no such prompt.
-        ArtifactError: it is damaged.
+        ArtifactError: it is damaged, or answers no rows.
         ConfigError: its task is of another version.
     """
     folder = store.get(ref)
     manifest = read_manifest(folder)
+    check_answers(manifest)
     return Stored(folder, manifest, validated(Task, manifest.task, str(folder / "prompt.json")))
 
 

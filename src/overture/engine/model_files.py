@@ -49,7 +49,7 @@ def model_files(name: str, revision: str | None = None) -> tuple[Path, str]:
     weights = sorted(folder.glob("*.safetensors")) if folder else []
     if folder is None or not weights:
         raise BackboneError("the model's files are not on this machine", where=name, fix="load the model once")
-    return folder, _digest_of(weights)
+    return folder, digest_of(weights)
 
 
 def located(name: str, notify: Notify) -> tuple[Path | None, str]:
@@ -93,7 +93,7 @@ def _folder_digest(folder: Path) -> str:
             wanted="model.safetensors",
             fix="convert the weights to safetensors; pickled ones are never read" if pickled else "check the path",
         )
-    return _digest_of(weights)
+    return digest_of(weights)
 
 
 def hub_digest(snapshot: Path) -> str:
@@ -103,12 +103,13 @@ def hub_digest(snapshot: Path) -> str:
     """
     whole, index = snapshot / SAFE_WEIGHTS_NAME, snapshot / SAFE_WEIGHTS_INDEX_NAME
     if whole.is_file():
-        return _digest_of([whole])
+        return digest_of([whole])
     shards = set(json.loads(index.read_bytes())["weight_map"].values()) if index.is_file() else set()
-    return _digest_of(sorted(snapshot / shard for shard in shards)) if shards else ""
+    return digest_of(sorted(snapshot / shard for shard in shards)) if shards else ""
 
 
-def _digest_of(files: Sequence[Path]) -> str:
+def digest_of(files: Sequence[Path]) -> str:
+    """SHA-256 of a file, or over the digests of several in their order."""
     digests = [_known_digest(file) for file in files]
     return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
 

@@ -239,6 +239,37 @@ def across_seeds(values: Sequence[float], bounds: tuple[float, float] = (-math.i
     return Spread(mean=mean, sd=sd, low=low, high=high, n_seeds=n)
 
 
+def mean_interval(values: Sequence[float], method: str = "t") -> Interval:
+    """The mean of two measurements or more, with its t interval.
+
+    Raises:
+        DataError: there are fewer.
+    """
+    spread = across_seeds(values)
+    if spread.low is None or spread.high is None:
+        raise DataError("one measurement has no interval", wanted="two or more")
+    return Interval(value=spread.mean, low=spread.low, high=spread.high, n=len(values), method=method)
+
+
+def paired_mean(a: Sequence[float], b: Sequence[float]) -> tuple[Interval, float]:
+    """The mean of first minus second with its t interval, and the p-value of the paired t test.
+
+    Args:
+        a: measurements, two or more.
+        b: others of the same things, in the same order.
+    """
+    from scipy.special import stdtr
+
+    difference = mean_interval([left - right for left, right in zip(a, b, strict=True)], "paired t")
+    half = (difference.high - difference.low) / 2
+    if half == 0:
+        return difference, 1.0 if difference.value == 0 else 0.0
+    from scipy.special import stdtrit
+
+    t = difference.value / half * float(stdtrit(len(a) - 1, (1 + LEVEL) / 2))
+    return difference, 2 * float(stdtr(len(a) - 1, -abs(t)))
+
+
 def within(bounds: tuple[float, float], low: float, high: float) -> tuple[float, float]:
     """An interval cut at the bounds."""
     return max(bounds[0], low), min(bounds[1], high)

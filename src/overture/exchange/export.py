@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from overture.core.errors import ArtifactError, ConfigError, StoreError
 from overture.core.files import write_folder
 from overture.engine.options import HUB_IDS
+from overture.exchange.embeddings import diffusers_files, lost_in_diffusers, lost_in_webui, webui_files
 from overture.exchange.peft_files import adapter_files, kind_of
 from overture.exchange.texts import TEXT_FORMATS, lost_in_text
 from overture.store.artifact import MANIFEST_FILE, check_finite, fill
@@ -47,6 +48,19 @@ _POSITIONS = {
 }
 _SIDES = {"after": "the prompt stands in the decoder, at positions 0 to length - 1; the decoder's start tokens follow"}
 """Where an encoder-decoder's prompt stands; at other places as above, in the encoder."""
+
+
+def able_formats(manifest: Manifest) -> list[str]:
+    """The formats that hold such a prompt: of words, of a model that draws, or of trained values."""
+    if manifest.text:
+        return list(TEXT_FORMATS)
+    if manifest.concept:
+        return list(CONCEPT_FORMATS)
+    return [name for name in (*FORMATS, VLLM) if name not in TEXT_FORMATS and name not in CONCEPT_FORMATS]
+
+
+def _kind_of(manifest: Manifest) -> str:
+    return "words" if manifest.text else "a concept" if manifest.concept else "trained values"
 
 
 def check_target(folder: Path) -> None:
@@ -87,14 +101,12 @@ def check_form(manifest: Manifest, to: str) -> None:
             where=manifest.ref,
             fix="copy its folder; overture predict and eval take folders",
         )
-    is_text = manifest.text is not None
-    if is_text != (to in TEXT_FORMATS):
-        able = [name for name in (*FORMATS, VLLM) if (name in TEXT_FORMATS) == is_text]
+    if to not in (able := able_formats(manifest)):
         raise ConfigError(
             "this form does not hold such a prompt",
             where=manifest.ref,
-            got=f"{'words' if is_text else 'trained values'}, to {to}",
-            wanted="a prompt of words" if to in TEXT_FORMATS else "a prompt of trained values",
+            got=f"{_kind_of(manifest)}, to {to}",
+            wanted=f"one of {', '.join(able)}",
             fix=f"--to {' or '.join(able)}",
         )
 
@@ -258,11 +270,18 @@ def peft_gap(manifest: Manifest, tensors: "dict[str, torch.Tensor]") -> str:
     return ""
 
 
+CONCEPT_FORMATS: "dict[str, Callable[[Manifest, dict[str, torch.Tensor]], Files]]" = {
+    "diffusers": diffusers_files,
+    "webui": webui_files,
+}
+"""Formats of concepts."""
+
 FORMATS: "dict[str, Callable[[Manifest, dict[str, torch.Tensor]], Files]]" = {
     "peft": adapter_files,
     "npy": npy_files,
     "json": json_files,
     **TEXT_FORMATS,
+    **CONCEPT_FORMATS,
 }
 """Export formats: each makes files, by name, from a prompt's manifest and tensors."""
 
@@ -271,5 +290,7 @@ LOST: dict[str, Callable[[Manifest, Mapping[str, Any]], list[str]]] = {
     "npy": lost_in_arrays,
     "json": lost_in_arrays,
     **dict.fromkeys(TEXT_FORMATS, lost_in_text),
+    "diffusers": lost_in_diffusers,
+    "webui": lost_in_webui,
 }
 """For each format, sentences on what it cannot hold."""

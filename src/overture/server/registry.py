@@ -20,7 +20,7 @@ from overture.server.errors import Refused, invalid_body
 from overture.server.schema import ModelCard, PromptFacts, PromptKept, PromptUpload
 from overture.server.security import Key, Visit
 from overture.store.artifact import read_manifest
-from overture.store.manifest import BackboneRef, Manifest, check_fingerprint
+from overture.store.manifest import BackboneRef, Manifest, check_answers, check_fingerprint
 from overture.store.names import is_name, is_path
 from overture.store.store import Store
 
@@ -263,6 +263,7 @@ class Registry:
         folder = self.store.get(ref, named_only=True)
         # What the worker alone uses is not held for each of thousands of prompts.
         whole = read_manifest(folder)
+        check_answers(whole)
         manifest = whole.model_copy(update={"shares": None})
         task = validated(Task, manifest.task, str(folder / "prompt.json"))
         return Served(ref, task, manifest, promises_sets=whole.shares is not None)

@@ -18,7 +18,7 @@ from overture.core.files import write_folder
 from overture.core.records.base import FROM_JSON
 from overture.store import precheck
 from overture.store.card import model_card
-from overture.store.manifest import FORMAT_VERSION, Manifest
+from overture.store.manifest import FORMAT_VERSION, Manifest, check_answers
 
 if TYPE_CHECKING:
     import torch
@@ -190,17 +190,23 @@ def read_manifest(folder: Path) -> Manifest:
     return manifest
 
 
-def load_artifact(folder: Path) -> "tuple[Manifest, dict[str, torch.Tensor]]":
+def load_artifact(folder: Path, *, may_draw: bool = False) -> "tuple[Manifest, dict[str, torch.Tensor]]":
     """Read a prompt's folder; what is unsafe or damaged is refused before it is parsed.
+
+    Args:
+        folder: the prompt's.
+        may_draw: whether a concept will do as well, which answers no rows.
 
     Returns:
         The manifest, and the tensors by name, bit-equal to what was saved; none of a prompt of words.
 
     Raises:
-        ArtifactError: the folder is damaged, unsafe, or holds values that are no numbers.
+        ArtifactError: the folder is damaged, unsafe, holds values that are no numbers, or is a concept.
     """
     folder = Path(folder)
     manifest = read_manifest(folder)
+    if not may_draw:
+        check_answers(manifest)
     if manifest.text:
         _check_digest(manifest.text.sha256, manifest, folder / MANIFEST_FILE)
         return manifest, {}

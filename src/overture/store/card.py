@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from overture.core.records.prompt import PromptScores
 
 if TYPE_CHECKING:
+    from overture.core.records.prompt import Concept
     from overture.store.manifest import Manifest
 
 _LONGEST_CELL = 400
@@ -26,9 +27,9 @@ print(overture.load("./PROMPT_FOLDER").predict([ROW]))
 
 def model_card(manifest: "Manifest") -> str:
     """Markdown that tells a stranger what the prompt is, for which model, how good, and how to use it."""
-    kind = "text" if manifest.text else "soft"
+    kind = "text-prompt" if manifest.text else "textual-inversion" if manifest.concept else "soft-prompt"
     # JSON strings are YAML strings: no value can end the block early.
-    front = f"---\nbase_model: {json.dumps(manifest.backbone.id)}\nlibrary_name: overture\ntags: [{kind}-prompt]\n---"
+    front = f"---\nbase_model: {json.dumps(manifest.backbone.id)}\nlibrary_name: overture\ntags: [{kind}]\n---"
     origin = {
         "created": manifest.created,
         **({} if manifest.seconds is None else {"training seconds": round(manifest.seconds, 1)}),
@@ -39,7 +40,7 @@ def model_card(manifest: "Manifest") -> str:
     sections = {
         "Base model": _facts(manifest.backbone.model_dump(exclude_none=True)),
         "Task": _facts(manifest.task) or "Not recorded.",
-        "Scores": _scores(manifest.metrics),
+        "Scores": _worth(manifest.concept) if manifest.concept else _scores(manifest.metrics),
         "Use": _use(manifest),
         "Limits": _limits(manifest),
         "How it was made": _facts(origin),
@@ -49,6 +50,8 @@ def model_card(manifest: "Manifest") -> str:
 
 
 def _use(manifest: "Manifest") -> str:
+    if manifest.concept:
+        return "```sh\noverture export PROMPT_FOLDER --to diffusers\n```"
     from overture.store.usage import predict_command, sample_input
 
     sample = sample_input(manifest.task)
@@ -63,6 +66,11 @@ def _opening(manifest: "Manifest") -> str:
         return (
             f"A prompt of words, found with Overture{version}: {manifest.length} tokens at {_cell(manifest.place)}. "
             f"The model itself is unchanged.\n\n{shown}"
+        )
+    if manifest.concept:
+        return (
+            f"The word {_cell(manifest.concept.token)} for {_cell(manifest.backbone.id)}, kept by Overture{version}: "
+            f"{manifest.length} vectors of its text encoders. The model itself is unchanged."
         )
     return (
         f"A prompt tuned with Overture{version}: method {_cell(manifest.method)} at {_cell(manifest.place)}, "
@@ -97,6 +105,16 @@ def _scores(metrics: PromptScores) -> str:
     if not rows:
         return "Not measured."
     return "\n".join(["| score | value | interval | rows | interval by |", "|---|---|---|---|---|", *rows])
+
+
+def _worth(concept: "Concept") -> str:
+    errors = concept.errors
+    if errors is None:
+        return "Not measured."
+    rows = {"the vectors": errors.concept, "the word": errors.word, "word minus vectors": errors.difference}
+    table = [f"| {name} | {score.value:.4g} | {score.low:.4g} to {score.high:.4g} |" for name, score in rows.items()]
+    what = f"Mean squared error of the noise on {errors.concept.n} draws of {errors.num_images} {errors.images} images."
+    return "\n".join([what, "", "| caption with | error | 95% interval |", "|---|---|---|", *table])
 
 
 def _cell(value: Any) -> str:

@@ -64,7 +64,7 @@ def difference(a: Path, b: Path) -> PromptDiff:
     Raises:
         ArtifactError: one of them cannot be read.
     """
-    (manifest_a, tensors_a), (manifest_b, tensors_b) = load_artifact(a), load_artifact(b)
+    (manifest_a, tensors_a), (manifest_b, tensors_b) = (load_artifact(folder, may_draw=True) for folder in (a, b))
     config_a, config_b = _config(manifest_a), _config(manifest_b)
     scores_a, scores_b = ({name: value for name, value, _ in m.metrics.named()} for m in (manifest_a, manifest_b))
     return PromptDiff(

@@ -8,7 +8,7 @@ from pydantic import AfterValidator, Field
 from overture.core.config import Config, unequal_values
 from overture.core.errors import ArtifactError, Problem
 from overture.core.records.base import Options, optional
-from overture.core.records.prompt import Lineage, MadeWith, PromptScores, TextPrompt
+from overture.core.records.prompt import Concept, Lineage, MadeWith, PromptScores, TextPrompt
 from overture.core.records.shares import KeptShares
 from overture.engine.options import DType
 
@@ -65,6 +65,7 @@ class Manifest(Config):
     place: str = Field(description="where the prompt enters the model")
     length: int = Field(description="prompt length in tokens", ge=0)
     text: TextPrompt | None = optional("text and tokens of a prompt of words; such a prompt has no tensors")
+    concept: Concept | None = optional("words of vectors that stand in captions of a model that draws")
     options: MadeWith = Field(default=MadeWith(), description="the resolved options that made it")
     backbone: BackboneRef = Field(description="the model that the prompt was made for")
     task: Options = Field(default={}, description="the resolved task, template included")
@@ -106,6 +107,22 @@ class Manifest(Config):
         """The first layer that sees the prompt; 0 for all but late prompts."""
         layer = self.own_options.get("layer", 0)
         return layer if isinstance(layer, int) else 0
+
+
+def check_answers(manifest: Manifest) -> None:
+    """Refuse a concept where a prompt is wanted that answers rows.
+
+    Raises:
+        ArtifactError: it is of a model that draws.
+    """
+    if manifest.concept:
+        raise ArtifactError(
+            "this is a concept of a model that draws, and answers nothing",
+            where=manifest.ref,
+            got=f"{manifest.concept.token} for {manifest.backbone.id}",
+            wanted="a prompt of a task",
+            fix=f"overture export {manifest.ref} --to diffusers, or --to webui",
+        )
 
 
 def check_fingerprint(wanted: BackboneRef, actual: BackboneRef, allow_drift: bool = False) -> list[str]:

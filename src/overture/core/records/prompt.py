@@ -8,6 +8,7 @@ from pydantic import Field
 
 from overture.core.injection import Place
 from overture.core.records.base import Options, Record, optional
+from overture.core.records.concept import ConceptErrors
 from overture.core.records.scores import Interval, SplitScores
 
 
@@ -47,6 +48,15 @@ class TextPrompt(Record):
         return hashlib.sha256(json.dumps(self.dump(), sort_keys=True).encode()).hexdigest()
 
 
+class Concept(Record):
+    """A concept: vectors that stand in captions of a model that draws, and no prompt of rows."""
+
+    token: str = Field(description="the word that stands for the vectors in a caption", min_length=1)
+    word: str | None = optional("the word that they began at; none of an imported one")
+    captions: list[str] | None = optional("the captions that it was learnt in")
+    errors: ConceptErrors | None = optional("what the vectors are worth; none of an imported one")
+
+
 class MadeWith(Record):
     """The resolved options that made a prompt; none of an imported one."""
 
@@ -55,6 +65,7 @@ class MadeWith(Record):
     adapter: Options | None = optional("the adapter that was trained with it")
     cache_dtype: str | None = optional("precision of the cached texts, where it was not the model's")
     cartridge: Options | None = optional("how a text was distilled into it")
+    concept: Options | None = optional("how images became it")
     plugin: str | None = optional("the plug-in that brings the method; none for Overture's own")
 
 

@@ -25,6 +25,7 @@ from overture.data.task import Task
 from overture.evaluate.intervals import wilson
 from overture.jobs.label.pool import check_labels_of, content_of, is_apart, lot_of, pool_of
 from overture.store.artifact import read_manifest
+from overture.store.manifest import check_answers
 from overture.store.names import checked_name
 from overture.store.store import Store
 
@@ -40,11 +41,14 @@ def task_of(store: Store, prompt: str) -> tuple[str, Task]:
 
     Raises:
         StoreError: no such prompt.
+        ArtifactError: it answers no rows.
         ConfigError: its rows have no labels to give.
     """
     ref = store.pinned(prompt)
     folder = store.get(ref, named_only=True)
-    task = validated(Task, read_manifest(folder).task, str(folder / "prompt.json"))
+    manifest = read_manifest(folder)
+    check_answers(manifest)
+    task = validated(Task, manifest.task, str(folder / "prompt.json"))
     check_labels_of(task, ref)
     return ref, task
 

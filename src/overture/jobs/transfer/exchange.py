@@ -166,7 +166,8 @@ def export_prompt(ref: str | Path, folder: str | Path, store: Store, *, to: str)
         ref: ``name``, ``name@2``, or a prompt's folder.
         folder: the folder to make.
         store: where the prompt is.
-        to: ``peft``, ``npy`` or ``json``; of a prompt of words ``text``, ``openai``, ``promptfoo`` or ``lm-eval``.
+        to: ``peft``, ``npy`` or ``json``; of a prompt of words ``text``, ``openai``, ``promptfoo`` or ``lm-eval``; of a
+            concept ``diffusers`` or ``webui``.
 
     Raises:
         StoreError: no such prompt, or the folder holds something.
@@ -178,7 +179,7 @@ def export_prompt(ref: str | Path, folder: str | Path, store: Store, *, to: str)
         raise ConfigError("prompts cannot be exported to this", where="to", got=to, wanted=", ".join(FORMATS))
     target = Path(folder)
     check_target(target)
-    manifest, tensors = load_artifact(store.get(ref))
+    manifest, tensors = load_artifact(store.get(ref), may_draw=True)
     check_form(manifest, to)
     files = FORMATS[to](manifest, tensors)
     write_files(target, files)

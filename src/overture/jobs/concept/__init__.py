@@ -1,0 +1,1 @@
+"""Concepts: vectors that stand in captions of a model that draws."""
