@@ -33,9 +33,12 @@ def test_scores_equal_a_plain_pass_over_the_rendered_text(family):
 
 
 def test_calibrated_scores_are_divided_by_those_of_rows_without_content():
-    scorer = scorer_of("llama")
-    plain, calibrated = Candidate(text=" Well?"), Candidate(text=" Well?", wording=Wording(calibrated=True))
-    scores = scorer.scores([plain, calibrated], "validation", range(3))
+    scores = torch.cat(
+        [
+            scorer_of("llama", options=options).scores([Candidate(text=" Well?")], "validation", range(3))
+            for options in ({}, {"calibration": "contextual"})
+        ]
+    )
     assert not torch.allclose(scores[0], scores[1])
     difference = scores[0] - scores[1]
     torch.testing.assert_close(difference[:, 0] - difference[:, 1], (difference[0, 0] - difference[0, 1]).expand(3))

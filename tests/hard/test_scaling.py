@@ -54,14 +54,12 @@ def test_scores_against_the_shares_keep_a_temperature_above_0():
 
 
 def test_a_scaled_candidate_scores_as_its_stored_task_predicts():
-    scorer = scorer_of("llama")
-    plain = Candidate(text=" Well?")
-    (values_F,) = fitted(scorer.scores([plain], "validation", range(5)), torch.tensor([[0.9, 0.1]] * 5))
+    unscaled = Candidate(text=" Well?")
+    (values_F,) = fitted(scorer_of("llama").scores([unscaled], "validation", range(5)), torch.tensor([[0.9, 0.1]] * 5))
     scaling = scaling_of(values_F, list(LABELS))
-    for is_calibrated in (False, True):
-        unscaled = plain.model_copy(update={"wording": Wording(calibrated=is_calibrated)})
-        wording = Wording(calibrated=is_calibrated, scaling=scaling)
-        scaled = plain.model_copy(update={"wording": wording})
+    scaled = unscaled.model_copy(update={"wording": Wording(scaling=scaling)})
+    for options in ({}, {"calibration": "contextual"}):
+        scorer = scorer_of("llama", options=options)
         scores_JBC = scorer.scores([unscaled, scaled], "validation", range(5))
         task = scorer.task_of(Wording(scaling=scaling))
         torch.testing.assert_close(scores_JBC[1], corrected(task, scores_JBC[0], None))

@@ -22,7 +22,6 @@ _RESAMPLES = 2000
 _WITHIN = 0.8
 Losses = Callable[[Sequence[Candidate], Sequence[int]], list[list[float]]]
 """The losses of candidates on rows of the given numbers, a list for each candidate."""
-MeanLoss = Callable[[Candidate, Sequence[int]], float]
 
 
 def raced(
@@ -32,43 +31,31 @@ def raced(
     first: int,
     keep: int,
     always: Collection[str] = (),
-    mean_loss: MeanLoss | None = None,
 ) -> list[Standing]:
     """Standings of all candidates, those that were scored on most rows first, the better of equals first.
 
     Args:
         candidates: each once.
-        losses: scores them.
+        losses: scores them; it is called with all rows so far, whose losses may depend on one another, and keeps what
+            it has scored.
         numbers: rows in the order in which they are used.
         first: rows of the first rung.
         keep: candidates that stay to the last rung at least.
         always: keys of candidates that are never dropped.
-        mean_loss: a candidate's loss on all rows that it was scored on, where this is not the mean of their losses.
     """
-    running, done = list(candidates), 0
-    of_candidate: dict[str, list[float]] = {candidate.key: [] for candidate in candidates}
-
-    def mean(candidate: Candidate) -> float:
-        values = of_candidate[candidate.key]
-        return -(mean_loss(candidate, numbers[: len(values)]) if mean_loss else fmean(values))
-
-    end = min(first, len(numbers))
+    running, end = list(candidates), min(first, len(numbers))
+    standings: dict[str, Standing] = {}
     while True:
-        for candidate, values in zip(running, losses(running, numbers[done:end]), strict=True):
-            of_candidate[candidate.key] += values
-        done = end
-        if done == len(numbers):
+        for candidate, values in zip(running, losses(running, numbers[:end]), strict=True):
+            standings[candidate.key] = Standing(candidate=candidate, log_likelihood=-fmean(values), rows=end)
+        if end == len(numbers):
             break
         num_kept = max(keep, math.ceil(len(running) / 2))
-        ranked = sorted(running, key=mean, reverse=True)
+        ranked = sorted(running, key=lambda candidate: standings[candidate.key].log_likelihood, reverse=True)
         running = ranked[:num_kept] + [candidate for candidate in ranked[num_kept:] if candidate.key in always]
         # When no candidate can be dropped any more, all remaining rows are scored at once.
-        end = len(numbers) if len(running) <= keep + len(always) else min(2 * done, len(numbers))
-    standings = [
-        Standing(candidate=candidate, log_likelihood=mean(candidate), rows=len(of_candidate[candidate.key]))
-        for candidate in candidates
-    ]
-    return sorted(standings, key=lambda standing: (-standing.rows, -standing.log_likelihood))
+        end = len(numbers) if len(running) <= keep + len(always) else min(2 * end, len(numbers))
+    return sorted(standings.values(), key=lambda standing: (-standing.rows, -standing.log_likelihood))
 
 
 def row_scores(num_candidates: int, num_rows: int, first: int) -> int:

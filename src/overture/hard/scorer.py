@@ -103,7 +103,6 @@ class TextScorer:
         """The task under a wording."""
         changes = {name: value for name in ("template", "labels") if (value := getattr(wording, name)) is not None}
         task = validated(Task, {**self.task.dump(), **changes}, "wording") if changes else self.task
-        task = task.calibrated() if wording.calibrated and not task.is_calibrated else task
         return task.scaled(**wording.scaling.dump()) if wording.scaling else task
 
     def text_of(self, candidate: Candidate) -> TextPrompt:
@@ -255,7 +254,7 @@ class TextScorer:
         return self._together(candidates, split, numbers, self._losses)
 
     def scores(self, candidates: Sequence[Candidate], split: str, numbers: Sequence[int]) -> Tensor:
-        """Log-probabilities of each row's labels, [J, B, C]; calibrated and scaled where the candidate is."""
+        """Log-probabilities of each row's labels, [J, B, C]; calibrated as the task is, scaled as the candidate is."""
         return self._together(candidates, split, numbers, self._scores)
 
     def _losses(self, task: Task, prompts: Sequence[Injection | None], rows: Sequence[Encoded]) -> Tensor:
@@ -351,6 +350,11 @@ class TextScorer:
         return all(
             isinstance(row.target, OneOf) and row.label is not None and not row.target.candidates.is_own for row in rows
         )
+
+    @property
+    def can_scale(self) -> bool:
+        """Whether label scores can have a temperature and biases that the task file does not set."""
+        return self.has_labels and "temperature" in self.task.spec.options.model_fields and not self.task.is_scaled
 
 
 def shares_of(rows: Sequence[Encoded], num_labels: int) -> Tensor:

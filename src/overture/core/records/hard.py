@@ -24,7 +24,6 @@ class Wording(Record):
 
     template: str | list[dict[str, str]] | None = optional("the template")
     labels: dict[str, str | list[str]] | None = optional("label -> its word or words")
-    calibrated: bool = Field(False, description="whether label scores are divided by those of rows without content")
     scaling: Scaling | None = optional("temperature and biases of the label scores")
 
 
@@ -50,7 +49,6 @@ class Candidate(Record):
         parts += [f"{len(self.shots)} examples"] if self.shots else []
         changed = [name for name in ("template", "labels") if getattr(self.wording, name) is not None]
         parts += [f"other {' and '.join(changed)}"] if changed else []
-        parts += ["calibrated"] if self.wording.calibrated else []
         parts += ["scaled scores"] if self.wording.scaling else []
         return ", ".join(parts) or "the task file's template alone"
 
@@ -59,7 +57,10 @@ class Standing(Record):
     """A candidate after a race."""
 
     candidate: Candidate = Field(description="the candidate")
-    log_likelihood: float = Field(description="mean over its rows of the right answer's log-likelihood")
+    log_likelihood: float = Field(
+        description="mean over its rows of the right answer's log-likelihood; under temperature and biases fitted to "
+        "these rows where label scores are scaled"
+    )
     rows: int = Field(description="validation rows that it was scored on")
 
 
@@ -168,11 +169,13 @@ class FormsResult(Record):
 
 
 class BookEntry(Record):
-    """Losses of candidates on rows of one rung, as a search keeps them."""
+    """Scores of candidates on rows of one rung, as a search keeps them."""
 
     keys: list[str] = Field(description="the candidates")
     numbers: list[int] = Field(description="numbers of the validation rows")
-    losses: list[list[float]] = Field(description="a list for each candidate")
+    scores: list[list[list[float]]] = Field(
+        description="for each candidate and row the labels' log-probabilities; of written answers the right one's alone"
+    )
     tokens: float = Field(description="live tokens that they took")
 
 

@@ -1,4 +1,4 @@
-"""Structure: how the input is introduced, how the question is put behind it, and whether label scores are calibrated.
+"""Structure: how the input is introduced, and how the question is put behind it.
 
 Source of the idea that formats of one meaning score far apart: Sclar et al. 2024, "Quantifying language models'
 sensitivity to spurious features in prompt design" (FormatSpread). Ours changes names, separators, casing and the end.
@@ -16,19 +16,15 @@ _NAMES = ("", "Text: ", "Input: ")
 
 
 class Grammar:
-    """Templates of the same fields, and calibration."""
+    """Templates of the same fields."""
 
     def propose(self, ask: Ask) -> list[Candidate]:
-        """The task file's structure with and without calibration first, then others by chance."""
+        """The task file's structure first, then others by chance."""
         leader = ask.leader
         template = leader.wording.template or ask.scorer.task.template
         templates = _templates(template) if isinstance(template, str) else []
         ask.random.shuffle(templates)
-        can_calibrate = ask.scorer.has_labels and "calibration" in ask.scorer.task.spec.options.model_fields
-        wordings = []
-        for text in [None, *templates]:
-            for calibrated in (False, True) if can_calibrate else (False,):
-                wordings.append(Wording(template=text, labels=leader.wording.labels, calibrated=calibrated))
+        wordings = [Wording(template=text, labels=leader.wording.labels) for text in [None, *templates]]
         return [leader.model_copy(update={"wording": wording, "origin": "grammar"}) for wording in wordings]
 
 

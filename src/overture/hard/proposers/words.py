@@ -33,7 +33,7 @@ class Words:
         candidates, num_before = list[Candidate](), len(self.seen)
         for standing in ask.best:
             candidate, wording = standing.candidate, standing.candidate.wording
-            unlabelled = wording.model_copy(update={"labels": None, "calibrated": False})
+            unlabelled = wording.model_copy(update={"labels": None})
             key = candidate.model_copy(update={"wording": unlabelled}).key
             if key in self.seen or len(self.seen) == num_before + _TEMPLATES:
                 continue
@@ -51,7 +51,6 @@ class Words:
             shares_NC = shares_of(rows, len(task.words)) if scorer.shares else None
             for words in assignments(scorer.backbone, pools, hidden_ND, labels_N, _ROUNDS, shares_NC).values():
                 labels = dict(zip(task.words, words, strict=True))
-                for calibrated in {False, wording.calibrated}:
-                    changed = wording.model_copy(update={"labels": labels, "calibrated": calibrated})
-                    candidates.append(standing.candidate.model_copy(update={"wording": changed, "origin": "words"}))
+                changed = wording.model_copy(update={"labels": labels})
+                candidates.append(standing.candidate.model_copy(update={"wording": changed, "origin": "words"}))
         return candidates

@@ -1,4 +1,4 @@
-"""Texts beside a translation that show how much its words say, and how well they do elsewhere.
+"""Controls beside words: examples drawn by chance, texts that show how much a translation says, another model.
 
 Shape letters: P prompt length, D width, V vocabulary.
 """
@@ -13,6 +13,7 @@ from overture.core.seeds import derived_seed
 from overture.engine.load import load_backbone
 from overture.evaluate.host import Handle
 from overture.explain.fidelity import share
+from overture.hard.proposers.examples import balanced_examples
 from overture.hard.proposers.own import behind
 from overture.hard.scorer import Refused, TextScorer
 from overture.store.artifact import load_artifact
@@ -61,6 +62,28 @@ def random_text(scorer: TextScorer, length: int, seed: int) -> Candidate | None:
             continue
         return candidate
     return None
+
+
+def drawn_examples(scorer: TextScorer, count: int, seed: int, notice: Callable[[str], None]) -> Candidate | None:
+    """Examples drawn from training rows, as many of each label as possible; None where rows cannot stand behind them.
+
+    Args:
+        scorer: shows rows to the model.
+        count: of examples.
+        seed: of the draw.
+        notice: called with the reason where rows cannot be shown.
+    """
+    task = scorer.task
+    shots = balanced_examples(task, scorer.splits["train"], count, seed) if task.has_shots else []
+    if not shots:
+        return None
+    drawn = Candidate(shots=shots, origin="drawn by seed")
+    try:
+        scorer.rows(drawn, "validation")
+    except Refused as refusal:
+        notice(f"not compared with {len(shots)} examples: {refusal}")
+        return None
+    return drawn
 
 
 @torch.no_grad()

@@ -13,6 +13,13 @@ Source = Annotated[str, StringConstraints(min_length=1)]
 ExampleSets = Annotated[
     int, Field(ge=0, le=2000, description="Sets of examples that race, over all rounds; 0 for none.")
 ]
+Scaled = Annotated[
+    bool,
+    Field(
+        description="Judge each candidate with a temperature and a bias for each label that fit its label scores, and "
+        "keep them with the words."
+    ),
+]
 FirstRows = Annotated[int, Field(ge=2, description="Rows of a race's first rung.")]
 
 
@@ -33,6 +40,7 @@ class HardConfig(Config):
     rounds: int = Field(4, ge=1, le=50, description="Rounds of proposals for examples and for instructions.")
     first_rows: FirstRows = 8
     race_rows: int = Field(128, ge=2, description="Rows of a race's last rung, at most all validation rows.")
+    scaled: Scaled = True
     max_tokens: float | None = Field(
         None, gt=0, description="Budget in live tokens of the scorer; a notice says what was left out when it is spent."
     )
@@ -88,10 +96,7 @@ class TranslateConfig(Config):
     example_sets: ExampleSets = 36
     structures: int = Field(8, ge=0, le=2000, description="Choices of label words that race; 0 for the task's own.")
     rounds: int = Field(3, ge=1, le=50, description="Rounds of proposals for instructions and for examples.")
-    scaled: bool = Field(
-        True,
-        description="Fit a temperature and a bias for each label to the prompt's answers; keep them with the words.",
-    )
+    scaled: Scaled = True
     rows: int = Field(
         64,
         ge=4,

@@ -21,6 +21,8 @@ BEAM = 6
 """Candidates that go on from one race to the next."""
 FINALISTS = 8
 """Candidates that are scored on all validation rows."""
+SCALING_ROWS = 128
+"""Training rows that finalists' temperatures and biases are fitted to."""
 
 
 def shuffled(splits: Splits, task: Task, seed: int) -> Splits:
@@ -75,6 +77,10 @@ def plan_of(options: HardConfig, scorer: TextScorer, num_validation: int, speed:
         if "words" in options.chosen:
             tokens += WORDS_READINGS * min(WORDS_ROWS, len(scorer.splits["train"])) * whole
         tokens += pairs(options.example_sets, options.rounds) * whole + 4 * options.example_sets * whole
-        tokens += pairs(options.wordings, options.rounds) * (options.room / 2 + anchor)
-        tokens += FINALISTS * num_validation * (options.room / 2 + anchor) + 2 * limit * whole
+        # Behind examples an instruction is scored with the whole row.
+        shown = options.room / 2 + (whole if options.example_sets and "examples" in options.chosen else anchor)
+        tokens += pairs(options.wordings, options.rounds) * shown
+        tokens += FINALISTS * num_validation * shown + 2 * limit * whole
+        if options.scaled and scorer.can_scale:
+            tokens += min(SCALING_ROWS, len(scorer.splits["train"])) * (whole + FINALISTS * shown)
     return HardPlan(tokens=round(tokens), minutes=tokens / speed / 60, tokens_per_second=speed)

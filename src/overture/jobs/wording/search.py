@@ -1,8 +1,13 @@
 """The search for a prompt of words: structure, examples, wording, pruning; a final race; one test.
 
 Each stage races the candidates that its proposers give against what the stage before left, on validation rows and by
-likelihood alone. The winner is tested once, on rows that nobody chose by, against the model under the task file, the
-user's own text, examples and label words, with Holm's correction over these; what luck alone gives stands beside it.
+likelihood alone. Most of what wordings differ in is how much they lean towards a label, so each is judged under the
+temperature and the biases of label scores that fit it (`overture.hard.scaling`). Finalists get theirs from training
+rows, and validation rows choose among all of them with and without. The winner is tested once, on rows that nobody
+chose by, against the model under the task file, the same with its scores scaled, the user's own text, examples and
+label words, with Holm's correction over these; what luck alone gives stands beside it.
+
+Shape letters: J candidates, B rows, C labels, F fitted values: inverse temperature, then biases.
 """
 
 import time
@@ -10,6 +15,8 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
+
+import torch
 
 from overture.core.errors import ConfigError, DataError, Stopped
 from overture.core.records.events import DataEvent, EndEvent, Listener, NoticeEvent, ProgressEvent, as_notices, ignore
@@ -28,15 +35,15 @@ from overture.core.records.hard import (
 from overture.core.records.prompt import Lineage, PromptScores
 from overture.core.records.scores import SplitScores
 from overture.core.seeds import named_random
-from overture.data.rows import gold_of, texts_of
 from overture.data.splits import Splits
 from overture.engine.backbone import Backbone
 from overture.engine.load import load_backbone
 from overture.engine.prompted import PromptedModel
 from overture.evaluate.scoring import Scored, check_answerable
-from overture.hard.proposer import Ask, Proposer, WrongRow
+from overture.hard.proposer import Ask, Proposer
 from overture.hard.proposers.registry import STAGES, check_source, proposer_of
 from overture.hard.race import raced, row_scores
+from overture.hard.scaling import rescaled
 from overture.hard.scorer import Refused, TextScorer
 from overture.jobs.run.early import splits_of
 from overture.jobs.run.keep import new_manifest
@@ -46,9 +53,11 @@ from overture.jobs.run.same import hold_model, hold_rows
 from overture.jobs.run.tracked import tracked
 from overture.jobs.run.work import input_cache
 from overture.jobs.wording.book import Book, proposed
+from overture.jobs.wording.controls import drawn_examples
 from overture.jobs.wording.final import SURE, Final, claims_of
 from overture.jobs.wording.options import HardRequest
 from overture.jobs.wording.plan import BEAM, FINALISTS, plan_of, race_order, shuffled
+from overture.jobs.wording.wrong import wrong_rows
 from overture.store.names import ref_of
 from overture.store.runs import Run
 from overture.store.store import Store
@@ -150,7 +159,9 @@ class _Search:
 
     Attributes:
         standings: candidates that came to the last rung of a race, by key.
-        own: controls that every race holds.
+        words: the label words that are a control of the test.
+        drawn: the task file with examples drawn by seed, a control of the test; None where rows cannot be shown so.
+        scaled: the task file under its temperature and biases, a control of the test.
     """
 
     run: Run
@@ -166,6 +177,8 @@ class _Search:
     stages: list[StageResult] = field(default_factory=list)
     notices: list[str] = field(default_factory=list)
     words: Candidate | None = None
+    drawn: Candidate | None = None
+    scaled: Candidate | None = None
 
     @classmethod
     def prepared(
@@ -205,8 +218,8 @@ class _Search:
         speed = max(1.0, (scorer.tokens - tokens) / max(1e-3, time.monotonic() - began))
         plan = run.read("plan.json", HardPlan) or plan_of(options, scorer, len(splits.validation), speed)
         run.write("plan.json", plan)
-        search = cls(run, config, store, splits, scorer, Book(run, scorer, is_stop_asked),
-                     Final(run, scorer, splits), plan)  # fmt: skip
+        book = Book(run, scorer, is_stop_asked, options.scaled and scorer.can_scale)
+        search = cls(run, config, store, splits, scorer, book, Final(run, scorer, splits, config.seed), plan)
         try:
             for candidate in search.racing_controls:
                 scorer.rows(candidate, "validation")
@@ -232,11 +245,12 @@ class _Search:
 
     @property
     def racing_controls(self) -> list[Candidate]:
-        """The controls that race with the others: the task file, and the user's own text."""
+        """The controls that race with the others: the task file, the user's own text, examples once they race."""
         text = self.config.hard.text
         # Without white space between them, the text would join the row's last word.
         lead = "" if text[:1].isspace() else "\n"
-        return [Candidate(), *([Candidate(text=lead + text, origin="own text")] if text else [])]
+        texts = [Candidate(text=lead + text, origin="own text")] if text else []
+        return [Candidate(), *texts, *([self.drawn] if self.drawn else [])]
 
     @property
     def best(self) -> list[Standing]:
@@ -259,7 +273,9 @@ class _Search:
         rounds = options.rounds
         # Label words are chosen under the best structures, so they come in a round of their own.
         self._stage("structure", sources, 2, options.structures)
-        self._stage("examples", sources, rounds, options.example_sets)
+        if "examples" in sources and options.example_sets:
+            self.drawn = drawn_examples(self.scorer, _SHOTS, self.config.seed, self.notice)
+            self._stage("examples", sources, rounds, options.example_sets)
         self._stage("wording", sources, rounds, options.wordings)
         # Other words may be likelier behind the examples and the instruction that were found.
         self._stage("structure", sources, 1, options.structures // 2, first=2)
@@ -296,7 +312,8 @@ class _Search:
             self._race(stage, affordable, proposals.refused, number + 1)
 
     def _proposed(self, stage: Stage, number: int, proposers: dict[str, Proposer], count: int) -> Proposals:
-        wrong = self._wrong_rows() if any(name in _READS_WRONG for name in proposers) else []
+        rows = self.splits.train[:_WRONG_ROWS] if any(name in _READS_WRONG for name in proposers) else []
+        wrong = wrong_rows(self.scorer, rows, self.best[0].candidate, self.book.is_scaled) if rows else []
 
         def ask_of(name: str, num: int) -> Ask:
             return Ask(self.scorer, self.best[:BEAM], wrong, num, named_random(self.config.seed, stage, number, name))
@@ -344,7 +361,7 @@ class _Search:
         self.stages = [*(other for other in self.stages if other.stage != stage), result]
         if stage == "structure" and self.words is None:
             worded = [c for c in candidates if c.origin == "words" and c.wording.template is None]
-            self.words = next((c for c in reversed(worded) if not c.wording.calibrated), None)
+            self.words = worded[-1] if worded else None
 
     def _prune(self, sources: dict[Stage, dict[str, Proposer]]) -> None:
         """Leave out one part of the leader after another while no loss of likelihood can be shown."""
@@ -381,47 +398,31 @@ class _Search:
             return False
         return bool(ttest_rel(losses, longer_losses, alternative="greater").pvalue < 2 * SURE)
 
-    def _wrong_rows(self) -> list[WrongRow]:
-        """Training rows that the leader answers wrong; of written answers those that it finds least likely."""
-        leader, task = self.best[0].candidate, self.config.task
-        rows = self.splits.train[:_WRONG_ROWS]
-        if self.scorer.has_labels:
-            scores_BC = self.scorer.scores([leader], "train", range(len(rows)))[0]
-            answers = [list(task.words)[index] for index in scores_BC.argmax(-1).tolist()]
-            order = list(range(len(rows)))
-        else:
-            losses = self.scorer.losses([leader], "train", range(len(rows)))[0].tolist()
-            answers, order = [""] * len(rows), sorted(range(len(rows)), key=lambda number: -losses[number])
-        wrong = []
-        for number in order:
-            row, (gold,) = rows[number], gold_of(task, [rows[number]])
-            if gold != answers[number]:
-                right = gold if isinstance(gold, str) else (task.spec.shot(task, row) or "").strip() or str(gold)
-                wrong.append(WrongRow(" ".join(texts_of(task, row).values()), right, answers[number]))
-        return wrong
-
     # -- the end
 
     def _final(self) -> tuple[Candidate, Luck | None]:
-        """The best of the finalists and controls on all validation rows, and what luck gives."""
-        finalists = [standing.candidate for standing in self.best[:FINALISTS]]
-        finalists += [
-            candidate for candidate in self.racing_controls if candidate.key not in {f.key for f in finalists}
-        ]
-        losses = self.book.losses(finalists, range(len(self.splits.validation)))
+        """The best of the finalists and controls, scaled and not, on all validation rows, and what luck gives."""
+        best = [standing.candidate for standing in self.best[:FINALISTS]]
+        finalists = list({candidate.key: candidate for candidate in [*best, *self.racing_controls]}.values())
+        numbers = range(len(self.splits.validation))
+        scores_JBC, shares_BC = self.book.scores(finalists, numbers), self.book.shares(numbers)
+        if self.book.is_scaled:
+            scaled, values_JF = self.final.scaled(finalists)
+            self.scaled = scaled[[candidate.key for candidate in finalists].index(Candidate().key)]
+            finalists, scores_JBC = finalists + scaled, torch.cat([scores_JBC, rescaled(scores_JBC, values_JF)])
         num_candidates = len(self.racing_controls) + sum(stage.proposed for stage in self.stages)
-        return self.final.winner(finalists, losses, num_candidates)
+        return self.final.winner(finalists, scores_JBC, shares_BC, num_candidates)
 
     def _claims(self, winner: Candidate, scored: Scored, split: str) -> list[Claim]:
         """The winner against each control, but not against itself where a control won."""
-        from overture.hard.proposers.examples import balanced_examples
-
         task = self.config.task
         controls = {"the task file alone": Candidate()}
+        if self.scaled:
+            controls["the task file, scores scaled"] = self.scaled
         if self.config.hard.text:
-            controls["the text of your own"] = self.racing_controls[-1]
-        if task.has_shots and (shots := balanced_examples(task, self.splits.train, _SHOTS, self.config.seed)):
-            controls[f"{len(shots)} examples"] = Candidate(shots=shots)
+            controls["the text of your own"] = self.racing_controls[1]
+        if drawn := self.drawn or drawn_examples(self.scorer, _SHOTS, self.config.seed, self.notice):
+            controls[f"{len(drawn.shots)} examples"] = drawn
         if self.words:
             controls["chosen label words"] = self.words
         scores: dict[str, Scored] = {}
@@ -438,6 +439,8 @@ class _Search:
         # Once a stop is asked for, a listener may raise at any event.
         self.run.listener = ignore
         winner = self.best[0].candidate if self.standings else Candidate()
+        if self.standings and self.book.is_scaled:
+            ((winner,), _) = self.final.scaled([winner])
         validation = self.final.scored(winner, "validation") if self.standings else None
         metrics = {"validation": validation.split_scores(self.config.task)} if validation else {}
         return self._result(winner, metrics, validation, [], None).model_copy(update={"status": "interrupted"})

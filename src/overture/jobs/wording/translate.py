@@ -49,14 +49,14 @@ from overture.engine.backbone import Backbone
 from overture.engine.cache import InputCache
 from overture.engine.prompted import PromptedModel
 from overture.evaluate.host import Handle, Host
-from overture.explain.fidelity import Measure, divergences
+from overture.explain.fidelity import Measure
 from overture.explain.shift import shifted_words, vocabulary_shift
 from overture.hard.gcg import gcg
 from overture.hard.pez import pez
 from overture.hard.proposer import Ask
 from overture.hard.proposers.registry import STAGES, check_source, proposer_of
-from overture.hard.race import MeanLoss, raced
-from overture.hard.scaling import fitted, rescaled, scaling_of
+from overture.hard.race import raced
+from overture.hard.scaling import fitted, scaling_of
 from overture.hard.scorer import Refused, TextScorer
 from overture.jobs.run.again import task_with_data_of
 from overture.jobs.run.keep import new_manifest
@@ -145,11 +145,6 @@ def _rows_of(manifest: Manifest, store: Store, path: Path | None) -> Splits:
     return splits
 
 
-def _calibrated(candidate: Candidate) -> Candidate:
-    wording = candidate.wording.model_copy(update={"calibrated": True})
-    return candidate.model_copy(update={"wording": wording, "origin": f"{candidate.origin}, calibrated"})
-
-
 @dataclass(slots=True)
 class _Translator:
     handle: Handle
@@ -191,25 +186,9 @@ class _Translator:
         shares = {name: soft_BC[name].exp() for name in ("train", "validation")}
         scorer = TextScorer(task, self.handle.backbone, splits, self.config.room, self.cache, shares)
         scorer.tokens += sum(row.num_tokens for rows in scorer.shown(Wording(), False).rows.values() for row in rows)
-        scores_C: dict[tuple[str, int], Tensor] = {}
-
-        def divergences_of(candidates: Sequence[Candidate], split: str, numbers: Sequence[int]) -> Tensor:
-            scores_JBC = scorer.scores(candidates, split, numbers)
-            for candidate, scores_BC in zip(candidates, scores_JBC, strict=True):
-                scores_C.update({(candidate.key, n): scores for n, scores in zip(numbers, scores_BC, strict=True)})
-            return divergences(soft_BC[split][list(numbers)], scores_JBC)
-
-        def mean_divergence(candidate: Candidate, numbers: Sequence[int]) -> float:
-            scores_BC = torch.stack([scores_C[candidate.key, number] for number in numbers])
-            target_BC = soft_BC["validation"][list(numbers)]
-            if self.config.scaled:
-                scores_BC = rescaled(scores_BC[None], fitted(scores_BC[None], target_BC.exp()))[0]
-            return float(divergences(target_BC, scores_BC).mean())
-
         scorer.order("validation", range(len(choosing)))
         scorer.warm(Wording(), "validation", self._progress("reading search rows once"))
-        book = Book(self.run_folder, scorer, lambda: False, divergences_of)
-        standings, stages = self._raced(book, scorer, mean_divergence)
+        standings, stages = self._raced(Book(self.run_folder, scorer, lambda: False, self.config.scaled), scorer)
         candidates = [s.candidate for s in standings if s.candidate.key != Candidate().key]
         if not candidates:
             raise DataError(
@@ -248,9 +227,7 @@ class _Translator:
 
     # -- the search
 
-    def _raced(
-        self, book: Book, scorer: TextScorer, mean_divergence: MeanLoss
-    ) -> tuple[list[Standing], list[StageResult]]:
+    def _raced(self, book: Book, scorer: TextScorer) -> tuple[list[Standing], list[StageResult]]:
         """Standings of candidates that came to the last rung, the nearest to the soft prompt first."""
         numbers = list(range(len(scorer.splits["validation"])))
         known: dict[str, Standing] = {}
@@ -261,10 +238,8 @@ class _Translator:
 
         def race(candidates: Sequence[Candidate]) -> None:
             entrants = {c.key: c for c in [Candidate(), *(s.candidate for s in best()[:_BEAM]), *candidates]}
-            always = {Candidate().key}
-            for standing in raced(
-                [*entrants.values()], book.losses, numbers, self.config.first_rows, _BEAM, always, mean_divergence
-            ):
+            always, first = {Candidate().key}, self.config.first_rows
+            for standing in raced([*entrants.values()], book.losses, numbers, first, _BEAM, always):
                 if standing.rows == len(numbers):
                     known[standing.candidate.key] = standing
 
@@ -288,12 +263,7 @@ class _Translator:
 
             proposals = proposed(book, by_stage[stage], ask_of, count, self.notice)
             book.tried |= {*proposals.refused_keys, *(candidate.key for candidate in proposals.candidates)}
-            candidates = proposals.candidates
-            if stage == "structure" and not self.config.scaled:
-                # The bias towards a label that words bring is taken off by calibration.
-                wordings = [*candidates, *(leader.candidate for leader in best()[:_BEAM])]
-                candidates = [*candidates, *(_calibrated(candidate) for candidate in wordings)]
-            candidates = self._affordable(candidates, scorer, room)
+            candidates = self._affordable(proposals.candidates, scorer, room)
             race(candidates)
             known_so_far = results.get(stage, StageResult(stage=stage, proposed=0, row_scores=0, best=[]))
             refused = Counter(known_so_far.refused) + Counter(proposals.refused)
