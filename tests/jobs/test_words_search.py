@@ -5,24 +5,29 @@ import socket
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from fakes import backbone_of
 from overture.core.errors import ArtifactError, ConfigError, DataError
 from overture.core.records.events import NoticeEvent, ProgressEvent
-from overture.core.records.hard import Candidate
+from overture.core.records.hard import Candidate, Wording
 from overture.data.row import Row
 from overture.data.splits import Splits
 from overture.data.task import Task
 from overture.evaluate.host import Host
 from overture.hard.proposer import Ask
+from overture.hard.scaling import fitted, rescaled
+from overture.hard.scorer import shares_of
 from overture.jobs.run.request import resolved
+from overture.jobs.wording.book import Book
+from overture.jobs.wording.final import Final
 from overture.jobs.wording.options import HardRequest
 from overture.jobs.wording.plan import FINALISTS, shuffled
 from overture.jobs.wording.search import check_request, resume_words, search_words
 from overture.store.runs import Run
 from overture.store.store import Store
-from text_prompts import written_task
+from text_prompts import scorer_of, written_task
 
 SMALL = {
     "sources": ["grammar", "examples", "corpus", "edits", "own", "gradient", "pruning"],
@@ -61,10 +66,12 @@ def test_the_winner_is_kept_and_answers_as_it_was_scored(task, tmp_path):
     assert {stage.stage for stage in result.stages} >= {"structure", "examples", "wording"}
     assert result.luck is not None
     assert result.luck.candidates == 2 + sum(stage.proposed for stage in result.stages)
-    assert 2 <= result.luck.finalists <= FINALISTS + 2
+    # Finalists and controls, each scaled and not.
+    assert 4 <= result.luck.finalists <= 2 * (FINALISTS + 2)
     assert result.luck.most is not None
     assert {claim.control for claim in result.claims} <= {
         "the task file alone",
+        "the task file, scores scaled",
         "the text of your own",
         "8 examples",
         "chosen label words",
@@ -80,6 +87,76 @@ def test_the_winner_is_kept_and_answers_as_it_was_scored(task, tmp_path):
     accuracy = sum(s == row["label"] for s, row in zip(said, rows, strict=True)) / len(rows)
     assert accuracy == pytest.approx(result.metrics["test"]["accuracy"].value)
     assert handle.manifest.text == result.text
+    scaling = result.winner.wording.scaling
+    assert scaling is not None
+    options = handle.task.kind_options
+    assert (options.temperature, options.label_bias) == (scaling.temperature, scaling.label_bias)
+
+
+@pytest.mark.parametrize("is_set_by_task", [False, True])
+def test_scores_are_not_scaled_where_not_wanted_or_set_by_the_task(task, tmp_path, is_set_by_task):
+    if is_set_by_task:
+        values = yaml.safe_load(task.read_text())
+        task.write_text(yaml.safe_dump({**values, "options": {"temperature": 2.0}}))
+    result = searched(task, Store(tmp_path / "store"), scaled=is_set_by_task)
+    assert result.winner.wording.scaling is None
+    assert {claim.control for claim in result.claims} <= {"the task file alone", "8 examples", "chosen label words"}
+
+
+def test_drawn_examples_race_to_the_end(task, tmp_path, monkeypatch):
+    monkeypatch.setattr("overture.jobs.wording.search._SHOTS", 2)
+    seen: list[list[Candidate]] = []
+
+    def winner(self, finalists, *rest):
+        seen.append(finalists)
+        return of_final(self, finalists, *rest)
+
+    of_final = Final.winner
+    monkeypatch.setattr(Final, "winner", winner)
+    result = searched(task, Store(tmp_path / "store"))
+    drawn = [candidate for candidate in seen[0] if candidate.origin == "drawn by seed"]
+    assert [candidate.wording.scaling is not None for candidate in drawn] == [False, True]
+    assert all(len(candidate.shots) == 2 for candidate in drawn)
+    assert result.luck.candidates == 2 + sum(stage.proposed for stage in result.stages)
+
+
+def test_the_fit_of_a_finalist_leaves_out_rows_that_it_shows(tmp_path):
+    scorer = scorer_of("llama")
+    shown, hidden = Candidate(text="\nWell?", shots=[0, 3]), Candidate(text="\nWell?")
+    rows = scorer.splits["train"]
+    final = Final(Run(tmp_path), scorer, Splits(train=rows, validation=rows, test=[]), 0)
+    candidates, values_JF = final.scaled([shown, hidden])
+    for candidate, values_F, numbers in zip(candidates, values_JF, ([1, 2, 4], range(5)), strict=True):
+        plain = candidate.model_copy(update={"wording": Wording()})
+        shares_BC = shares_of([scorer.rows(plain, "train")[number] for number in numbers], 2)
+        (wanted_F,) = fitted(scorer.scores([plain], "train", numbers), shares_BC)
+        torch.testing.assert_close(values_F, wanted_F, rtol=1e-6, atol=1e-6)
+        assert candidate.wording.scaling is not None
+        assert candidate.wording.scaling.temperature == pytest.approx(1 / float(values_F[0]))
+
+
+def test_a_book_scores_each_pair_once_and_judges_under_a_fit_of_its_own(tmp_path, monkeypatch):
+    scorer = scorer_of("llama")
+    pairs = []
+
+    def scores(candidates, split, numbers):
+        pairs.extend((candidate.text, number) for candidate in candidates for number in numbers)
+        return of_scorer(candidates, split, numbers)
+
+    of_scorer = scorer.scores
+    monkeypatch.setattr(scorer, "scores", scores)
+    book = Book(Run(tmp_path), scorer, lambda: False, is_scaled=True)
+    some = [Candidate(), Candidate(text="\nWell?")]
+    book.losses(some[:1], [3, 1])
+    losses = torch.tensor(book.losses(some, [1, 3, 0, 2]))
+    assert sorted(pairs) == [(text, number) for text in ("", "\nWell?") for number in range(4)]
+    assert book.row_scores == 8
+    scores_JBC, shares_BC = of_scorer(some, "validation", [1, 3, 0, 2]), book.shares([1, 3, 0, 2])
+    scaled_JBC = rescaled(scores_JBC.double(), fitted(scores_JBC, shares_BC))
+    torch.testing.assert_close(losses.double(), -(shares_BC * scaled_JBC).sum(2))
+    # The fit takes off what both labels' scores lean; without it the loss is another.
+    plain = Book(Run(tmp_path / "plain"), scorer, lambda: False, is_scaled=False)
+    assert (torch.tensor(plain.losses(some, [1, 3, 0, 2])).mean(1) > losses.mean(1)).all()
 
 
 @pytest.mark.parametrize("calls", [2, 7, 11])
@@ -166,7 +243,7 @@ def test_wordings_of_a_file_race_and_odd_ones_are_counted(task, tmp_path):
     (stage,) = [stage for stage in result.stages if stage.stage == "wording"]
     assert stage.proposed == 2
     assert sum(stage.refused.values()) == 2
-    assert result.winner.key in {s.candidate.key for s in stage.best} or result.winner == Candidate()
+    assert result.winner.text in {standing.candidate.text for standing in stage.best}
 
 
 def test_copied_rows_and_texts_without_words_are_refused_with_reasons(task, tmp_path, monkeypatch):
