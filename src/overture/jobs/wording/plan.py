@@ -19,7 +19,7 @@ from overture.jobs.wording.options import HardConfig
 
 BEAM = 6
 """Candidates that go on from one race to the next."""
-FINALISTS = 8
+FINALISTS = 6
 """Candidates that are scored on all validation rows."""
 SCALING_ROWS = 128
 """Training rows that finalists' temperatures and biases are fitted to."""
