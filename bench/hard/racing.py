@@ -84,8 +84,15 @@ def main() -> None:
     numbers = list(range(len(rows["validation"])))
     order = balanced_order(labels, random.Random(0))
 
+    scored: dict[str, list[float]] = {candidate.key: [] for candidate in candidates}
+
     def losses(some: list[Candidate], some_numbers: list[int]) -> list[list[float]]:
-        return scorer.losses(some, "validation", some_numbers).double().tolist()
+        new_numbers = some_numbers[len(scored[some[0].key]) :]
+        for candidate, values in zip(
+            some, scorer.losses(some, "validation", new_numbers).double().tolist(), strict=True
+        ):
+            scored[candidate.key] += values
+        return [scored[candidate.key] for candidate in some]
 
     def reading_and_racing() -> list[Standing]:
         scorer.warm(Wording(), "validation")
