@@ -152,7 +152,11 @@ def _winner_lines(result: "HardResult") -> Iterator[str]:
     yield f"The winner: {result.winner.title}"
     texts = {"in front of the input": result.text.before, "after the input": result.text.after} if result.text else {}
     yield from (f"{where}: {text!r}" for where, text in texts.items() if text)
-    yield from (f"{name}: {value}" for name, value in result.winner.wording.dump().items() if value)
+    wording = result.winner.wording
+    yield from (f"{name}: {value}" for name, value in wording.dump().items() if value and name != "scaling")
+    if scaling := wording.scaling:
+        biases = ", ".join(f"{label} {bias:+.2f}" for label, bias in scaling.label_bias.items())
+        yield f"label scores are divided by {scaling.temperature:.2f}, then shifted: {biases}"
 
 
 def _claim_line(claim: "Claim", metric: str) -> str:
