@@ -350,9 +350,10 @@ def _scored(lab: Lab, served: Scorer, made: Made, meter: CostMeter, who: str) ->
     with meter.on("serving"):
         # Work that a way does for every request, such as finding the nearest examples, is a part of serving it.
         rows = made.rows["test"]
-    predict(served, rows[:4], lab.task)
+    task, gold = made.task or lab.task, gold_of(lab.task, lab.splits.test)
+    predict(served, rows[:4], task)
     with meter.on("scoring"):
-        return score(_Served(served, meter), rows, lab.task, gold_of(lab.task, lab.splits.test), progress=progress)
+        return score(_Served(served, meter), rows, task, gold, progress=progress)
 
 
 def _model_state(lab: Lab, made: Made, served: Scorer) -> ModelState:

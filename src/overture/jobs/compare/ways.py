@@ -22,6 +22,7 @@ from overture.core.records.cells import NO_PROMPT
 from overture.core.rows import Encoded
 from overture.data.encode import Encoder
 from overture.data.row import Row
+from overture.data.task import Task
 from overture.jobs.compare.options import CompareConfig
 from overture.jobs.run.request import TuneConfig, pinned, with_slots
 from overture.prompt.config import PromptConfig
@@ -70,6 +71,7 @@ class Made:
         warm: runs inputs whose results are kept.
         facts: further facts for the cell.
         notices: sentences about rows that were changed by encoding; grows as more are encoded.
+        task: says how answers are read from scores, such as a stored prompt's own; the comparison's when None.
     """
 
     backbone: "Backbone"
@@ -82,6 +84,7 @@ class Made:
     warm: Callable[[Sequence[Encoded]], None] = lambda rows: None
     facts: Mapping[str, JsonValue] = field(default_factory=dict)
     notices: Sequence[str] = ()
+    task: Task | None = None
 
 
 class Way(Protocol):
@@ -287,6 +290,7 @@ class Stored:
             handle.model,
             lambda: stored_bytes,
             notices=handle.encoder.notices,
+            task=handle.task,
         )
 
 
