@@ -141,6 +141,11 @@ def test_a_prompt_that_is_read_in_another_layer_answers_as_it_did(task, overture
     again = overture("eval", "colours@1", "--json")
     assert again.code == 0, again.err
     assert again.json["metrics"]["test"] == done.json["metrics"]["test"]
+    # What is counted is what is trained: two vectors in each layer that runs, and labels that read two states.
+    manifest = overture("show", "colours@1", "--json").json["manifest"]
+    chosen = manifest["options"]["prompt"]["read_layer"]
+    num_layers = 3 if chosen == "last" else chosen
+    assert done.json["trainable"] == manifest["trainable"] == num_layers * 2 * 32 + 2 * 2 * 32 + 2
 
 
 @pytest.mark.parametrize(

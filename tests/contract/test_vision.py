@@ -19,6 +19,8 @@ from overture.engine.states import states_at
 from overture.evaluate.probe import of_states, pooled_features
 from overture.prompt.build import build_prompt
 from overture.prompt.config import PromptConfig
+from overture.prompt.pack import prompt_from, prompt_tensors
+from overture.prompt.source import PromptSource
 from vision_fakes import (
     LABELS,
     LAYERS,
@@ -43,11 +45,14 @@ CASES = [
 ]
 
 
-def prompt_of(case: Case, backbone: Backbone, length: int = 3, seed: int = 0) -> Any:
-    config = PromptConfig(method=case.method, place=case.place, length=length, options=case.options, labels="vectors")
-    rows, generator = image_rows(backbone, 2, seed=50), torch.Generator().manual_seed(seed)
-    inputs = Inputs(backbone, None, 2048)
-    source = replace(
+def config_of(case: Case, length: int = 3, **changes: Any) -> PromptConfig:
+    known = {"method": case.method, "place": case.place, "length": length, "options": case.options}
+    return PromptConfig(**known | {"labels": "vectors"} | changes)
+
+
+def vision_source(backbone: Backbone, generator: torch.Generator) -> PromptSource:
+    rows, inputs = image_rows(backbone, 2, seed=50), Inputs(backbone, None, 2048)
+    return replace(
         source_of(backbone, LABELS),
         has_words=False,
         states=lambda num, random: states_at(
@@ -55,7 +60,12 @@ def prompt_of(case: Case, backbone: Backbone, length: int = 3, seed: int = 0) ->
         ),
         probe=lambda read_at: (torch.randn(3, WIDTH, generator=generator), torch.randn(3, generator=generator)),
     )
-    prompt = build_prompt(config, source, seed).to(backbone.dtype)
+
+
+def prompt_of(case: Case, backbone: Backbone, length: int = 3, seed: int = 0, **changes: Any) -> Any:
+    generator = torch.Generator().manual_seed(seed)
+    source = vision_source(backbone, generator)
+    prompt = build_prompt(config_of(case, length, **changes), source, seed).to(backbone.dtype)
     with torch.no_grad():
         for value in prompt.trainable().values():
             value.add_(0.3 * torch.randn(value.shape, generator=generator, dtype=torch.float64).to(value))
@@ -200,3 +210,30 @@ def test_labels_are_read_in_any_layer(family, layer, features):
     together = PromptedModel(backbone).answerer.ask(pairs, LabelScores())
     alone = [PromptedModel(backbone, prompt).ask([row], LabelScores())[0] for row, prompt in pairs]
     torch.testing.assert_close(together, alone, **CLOSE)
+
+
+@pytest.mark.parametrize("case", [*CASES[:3], Case("late", "before", {"layer": 1})], ids=str)
+def test_values_are_those_of_the_layers_that_run(case):
+    backbone, layer = vision_backbone_of("dinov2"), 2
+    rows, read = image_rows(backbone, read=0), {"read_layer": layer, "read_features": "read"}
+    prompt = prompt_of(case, backbone, **read)
+    model = PromptedModel(backbone, prompt)
+    values = model.trainable()
+    gradients = torch.autograd.grad(model.loss(rows), list(values.values()))
+    assert all((gradient != 0).any() for gradient in gradients)
+    tensors = prompt_tensors(prompt)
+    config, source = config_of(case, **read), vision_source(backbone, torch.Generator())
+    scores = torch.stack(model.ask(rows, LabelScores()))
+    if case.place == "memory":
+        assert tensors["keys"].shape[0] == layer
+        # As they were kept before: the values of the layers above are left out.
+        tensors = {
+            name: _with_a_layer(value) if name in ("keys", "values", "weights") else value
+            for name, value in tensors.items()
+        }
+    again = prompt_from(tensors, config, source)
+    assert torch.equal(torch.stack(PromptedModel(backbone, again).ask(rows, LabelScores())), scores)
+
+
+def _with_a_layer(values: Tensor) -> Tensor:
+    return torch.cat([values, torch.full_like(values[:1], 0.5)])

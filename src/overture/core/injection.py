@@ -45,6 +45,10 @@ class LayerMemory:
         """The same memory of changed tensors."""
         return _mapped(self, change)
 
+    def lowest(self, num_layers: int) -> "LayerMemory":
+        """The memory of the lowest layers alone."""
+        return self.map(lambda values: values[:num_layers])
+
 
 @dataclass(frozen=True, slots=True)
 class VectorTarget:

@@ -46,17 +46,22 @@ def build_prompt(config: PromptConfig, source: PromptSource, seed: int) -> Built
     options = validated(method.options, config.options, "prompt.options")
     if method.in_captions:
         return _in_captions(config, method, options, source, seed)
+    has_vectors = not method.needs_labels and wants_label_vectors(config, source)
+    read_at = config.read_at if has_vectors else None
+    if read_at is not None and read_at.layer is not None:
+        _check_read_layer(config, read_at.layer, source.num_layers)
+        # The layers above are not run, so nothing is trained there.
+        source = source.lowest(read_at.layer)
     side = source.at(config.place)
     start, memory, states = start_of(config, source, seed)
+    if memory:
+        memory = memory.lowest(side.num_layers)
     if config.init == "prompt" and memory:
         _check_memory(config, method, memory)
     built = method.maths.build(Request(options, config.place, start, side, seed, memory, states))
     # Labels are read where the decoder writes, wherever the prompt stands.
-    if method.needs_labels or not wants_label_vectors(config, source):
+    if not has_vectors:
         return built
-    read_at = config.read_at
-    if read_at is not None and read_at.layer is not None:
-        _check_read_layer(config, read_at.layer, source.num_layers)
     labels, bias = label_start(source, read_at)
     return with_labels(built, labels, config.label_rate, bias, read_at)
 

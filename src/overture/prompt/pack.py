@@ -19,6 +19,9 @@ from overture.prompt.source import PromptSource
 STATE = "state."
 
 
+_BY_LAYER = ("keys", "values", "weights")
+"""Tensors that begin with a layer."""
+
 ADAPTER = "adapter."
 """Prefix of the names of an adapter's tensors, beside the prompt that it was trained with."""
 
@@ -59,6 +62,12 @@ def prompt_from(
     if any(name.startswith(STATE) for name in tensors):
         return _row_prompt(tensors, config, source)
     layer = config.options.get("layer", 0)
+    if config.read_at is not None and config.read_at.layer is not None:
+        # Earlier versions kept values of the layers above too, which are not run.
+        num_layers, source = config.read_at.layer, source and source.lowest(config.read_at.layer)
+        tensors = {
+            name: value[:num_layers] if name in _BY_LAYER and value.dim() else value for name, value in tensors.items()
+        }
     if source is not None:
         _check_tensors(tensors, config, layer, source)
     try:

@@ -1,7 +1,7 @@
 """Facts and look-ups of the frozen model that a prompt method needs; `evaluate.source` makes them of a backbone."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 from typing import Any, Protocol
 
@@ -115,6 +115,17 @@ class PromptSource:
     captions: Captions | None = None
     texts: "PromptSource | None" = None
     label_texts: tuple[str, ...] = ()
+
+    def lowest(self, num_layers: int) -> "PromptSource":
+        """The facts of the lowest layers, where no others run."""
+        if num_layers == self.num_layers:
+            return self
+        return replace(
+            self,
+            num_layers=num_layers,
+            memory_of=lambda vectors: self.memory_of(vectors).lowest(num_layers),
+            states=lambda count, random: self.states(count, random)[:num_layers],
+        )
 
     def at(self, place: Place) -> "PromptSource":
         """The facts of the layers that a prompt at a place enters."""
