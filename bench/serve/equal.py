@@ -40,8 +40,8 @@ FAMILY = "llama"
 
 
 def worker() -> Worker:
-    backbone = backbone_of(FAMILY)
-    return Worker(Host(backbone), WorkerOptions(store="none", slots=12), 400.0, backbone.with_packed_matrices())
+    host = Host(backbone_of(FAMILY).with_packed_matrices())
+    return Worker(host, WorkerOptions(store="none", slots=12), 400.0)
 
 
 def pool(folder: Path) -> list[Request]:

@@ -36,7 +36,7 @@ from overture.evaluate.source import prompt_source
 from overture.prompt.build import build_prompt
 from overture.prompt.config import PromptConfig
 from overture.prompt.pack import prompt_tensors
-from overture.server.process import for_steps, tokens_per_second
+from overture.server.process import for_serving, tokens_per_second
 from overture.server.worker import Worker
 from overture.store.artifact import save_artifact
 from overture.store.manifest import Manifest
@@ -89,8 +89,8 @@ class Bench:
         self.backbone.info = replace(self.backbone.info, eos_id=None)
         self.folder = Path(tempfile.mkdtemp())
         options = WorkerOptions(store="none", slots=64)
-        rate, steps = tokens_per_second(self.backbone), for_steps(self.backbone)
-        self.worker = Worker(Host(self.backbone), options, rate, steps)
+        served = for_serving(self.backbone)
+        self.worker = Worker(Host(served), options, tokens_per_second(served))
         self.numbers = iter(range(1 << 30))
 
     def prompts(self, num: int, place: str, changes: dict[str, Any]) -> list[str]:

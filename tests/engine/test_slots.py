@@ -36,9 +36,10 @@ def cases_of(backbone):
     ]
 
 
+@pytest.mark.parametrize("is_carried", [False, True])
 @pytest.mark.parametrize("family", FAMILIES)
 @torch.no_grad()
-def test_joined_mid_flight_equals_alone(family, monkeypatch):
+def test_joined_mid_flight_equals_alone(family, is_carried, monkeypatch):
     # Classes so short that rows of one pass lie in several.
     monkeypatch.setattr(slots_module, "_SHORTEST", 8)
     monkeypatch.setattr(slots_module, "_GROWTH", 2)
@@ -52,7 +53,7 @@ def test_joined_mid_flight_equals_alone(family, monkeypatch):
     waiting = list(range(len(cases)))
     random.shuffle(waiting)
     dropped = waiting.pop()
-    others = 0
+    others = num_carried = 0
     while waiting or len(slots):
         layer = {index: injection.layer if injection else 0 for index, (_, injection, _, _) in enumerate(cases)}
         batch = [index for index in waiting[: random.randint(0, 3)] if layer[index] == layer[waiting[0]]]
@@ -63,12 +64,16 @@ def test_joined_mid_flight_equals_alone(family, monkeypatch):
             dropped = None
         waiting = [index for index in waiting if index not in batch]
         if batch:
-            slots.begin(
-                inputs, [cases[i][0] for i in batch], [cases[i][1] for i in batch], [lines[index] for index in batch]
-            )
+            rider = slots.rider if is_carried else None
+            with backbone.stack.carrying(rider):
+                slots.begin(
+                    inputs, [cases[i][0] for i in batch], [cases[i][1] for i in batch], [lines[i] for i in batch]
+                )
+            num_carried += rider is not None and rider.grown is not None
         others = max(others, len(slots))
         slots.step()
     assert others > 4
+    assert (num_carried > 2) == is_carried
     assert slots.num_bytes == 0
     for (row, injection, decoding, most), line in zip(cases, lines, strict=True):
         if not line.is_done:
@@ -79,6 +84,26 @@ def test_joined_mid_flight_equals_alone(family, monkeypatch):
         if decoding.temperature is None:
             assert [top[0][0] for top in line.tops][: len(line.ids)] == line.ids
             assert [top[0][1] for top in line.tops][: len(line.ids)] == line.shares
+
+
+@torch.no_grad()
+def test_a_failure_of_what_is_carried_is_not_the_carriers():
+    def fails(logits):
+        raise ValueError("no token")
+
+    backbone, (row, other) = backbone_of("llama"), make_rows("free text", (5, 19))
+    inputs, slots = LocalAnswerer(backbone).inputs, Slots(backbone)
+    bad, good = [Line(row, None, 5, never) for row in (row, other)]
+    slots.begin(inputs, [row], [None], [bad])
+    bad.chance = fails
+    with backbone.stack.carrying(slots.rider):
+        slots.begin(inputs, [other], [None], [good])
+    assert len(good.ids) == 1
+    with pytest.raises(ValueError, match="no token"):
+        slots.step()
+    for line in (bad, good):
+        slots.drop(line)
+    assert (slots.step(), len(slots)) == ([], 0)
 
 
 @torch.no_grad()

@@ -461,8 +461,7 @@ def test_answers_by_packed_matrices_equal_the_hosts(tmp_path):
     host = Host(backbone_of("llama"))
     ask = Ask(host.open(stored(tmp_path / "p", "llama", task_of(SAMPLES["generation"]))), SAMPLES["generation"].rows[0])
     (wanted,) = host.answer([ask])
-    backbone = backbone_of("llama")
-    worker = Worker(Host(backbone), WorkerOptions(store="store"), 400.0, backbone.with_packed_matrices())
+    worker = Worker(Host(backbone_of("llama").with_packed_matrices()), WorkerOptions(store="store"), 400.0)
     for number in range(6):
         request = request_of(number, ask, want="write")
         worker.do(Command(do="ask", id=request.id, request=request))

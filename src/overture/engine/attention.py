@@ -18,6 +18,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from overture.engine.joined import Joined
 from overture.engine.step import Columns, KeysMade, Step
 
 NAME = "overture"
@@ -205,7 +206,7 @@ def attention(
     scaling: float | None = None,
     sliding_window: int | None = None,
     softcap: float | None = None,
-    overture: Step | None = None,
+    overture: Step | Joined | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """Attention over memory and live tokens; the signature is transformers' attention interface.
@@ -213,6 +214,9 @@ def attention(
     Query heads that share a key/value head are stacked as more queries, so keys and values are never repeated.
     """
     overture = _handed.get() if overture is None else overture
+    if isinstance(overture, Joined):
+        options = {"scaling": scaling, "sliding_window": sliding_window, "softcap": softcap, **kwargs}
+        return overture.attended(partial(attention, module, attention_mask=None, **options), query, key, value), None
     if overture is None:
         return _alone(module, query, key, value, attention_mask, scaling, softcap, **kwargs), None
     layer = int(module.layer_idx) if overture.layer is None else overture.layer  # type: ignore[arg-type]

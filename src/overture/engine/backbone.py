@@ -175,7 +175,7 @@ class Backbone:
         return other
 
     def with_packed_matrices(self) -> "Backbone":
-        """The same frozen model for passes of a few tokens and without gradients, in float32 on a CPU.
+        """The same frozen model for passes without gradients, in float32 on a CPU.
 
         The matrices are there twice then; this backbone stays as it is (`engine.packed`).
         """

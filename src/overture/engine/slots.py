@@ -21,6 +21,7 @@ from overture.core.rows import Encoded
 from overture.engine.backbone import Backbone
 from overture.engine.generate import begun, kept_columns
 from overture.engine.inputs import Inputs
+from overture.engine.joined import Rider
 from overture.engine.lines import Line, append_next
 from overture.engine.passes import Injections
 from overture.engine.step import Columns, Step
@@ -45,7 +46,14 @@ class Slots:
         return sum(len(group.lines) for group in self._groups.values())
 
     def __contains__(self, line: Line) -> bool:
-        return any(line in group.lines for group in self._groups.values())
+        return any(line in group.lines or line in (group.grown or ()) for group in self._groups.values())
+
+    @property
+    def rider(self) -> Rider | None:
+        """The next tokens of most answers, which another pass of the model may carry before the next step."""
+        whole = [group for group in self._groups.values() if len(group.stretches) == 1]
+        groups = [group for group in whole if group.lines and group.failure is None]
+        return max(groups, key=lambda group: len(group.lines), default=None)
 
     @property
     def num_bytes(self) -> int:
@@ -127,12 +135,12 @@ class Slots:
 
     @torch.no_grad()
     def step(self) -> list[Line]:
-        """Write one more token of every answer; those that are done leave their slots.
+        """Write one more token of every answer, unless another pass has; those that are done leave their slots.
 
         Returns:
-            All answers that have grown.
+            All answers that have grown since the last step.
         """
-        grown = [line for group in self._groups.values() for line in group.step()]
+        grown = [line for group in self._groups.values() for line in group.stepped()]
         self._groups = {key: group for key, group in self._groups.items() if group.lines}
         return grown
 
@@ -141,7 +149,7 @@ class Slots:
         for group in self._groups.values():
             if line in group.lines:
                 group.free(group.lines.index(line))
-        self._groups = {key: group for key, group in self._groups.items() if group.lines}
+        self._groups = {key: group for key, group in self._groups.items() if group.lines or group.grown}
 
 
 @dataclass(slots=True)
@@ -152,19 +160,49 @@ class _Group:
     stretches: "list[_Stretch]"
     lines: list[Line]
     tokens: list[int]
+    grown: list[Line] | None = None
+    """The answers that another pass has carried since the last step."""
+    failure: Exception | None = None
+    """Why their next tokens could not be written; the other pass is not to blame."""
 
-    def step(self) -> list[Line]:
-        live = self.backbone.embed(torch.tensor(self.tokens)[:, None])
+    def stepped(self) -> list[Line]:
+        """The answers with one more token each, which another pass has written or this one does."""
+        if self.grown is None:
+            live = self._live()
+            for stretch in self.stretches:
+                live = stretch.next(live)
+            self._append(live)
+        grown, self.grown = self.grown or [], None
+        if self.failure is not None:
+            raise self.failure
+        return grown
+
+    def step(self) -> tuple[Tensor, Step]:
+        """Meets `Rider.step`: one token of each answer."""
+        (stretch,) = self.stretches
+        return self._live(), stretch.step()
+
+    def arrived(self, hidden: Tensor) -> None:
+        """Meets `Rider.arrived`."""
+        try:
+            self._append(hidden)
+        except Exception as error:
+            self.failure = error
+
+    def _append(self, hidden: Tensor) -> None:
+        """Write the next tokens, and free the slots of answers that are done."""
         for stretch in self.stretches:
-            live = stretch.next(live)
-        lines = list(self.lines)
-        self.tokens = append_next(self.backbone.head(live[:, 0]), lines).tolist()
+            stretch.grow()
+        self.grown = lines = list(self.lines)
+        self.tokens = append_next(self.backbone.head(hidden[:, 0]), lines).tolist()
         for number in reversed(range(len(lines))):
             if lines[number].is_done:
                 if lines[number].is_kept and len(self.stretches) == 1:
                     lines[number].kept = self.stretches[0].memory_of(number)
                 self.free(number)
-        return lines
+
+    def _live(self) -> Tensor:
+        return self.backbone.embed(torch.tensor(self.tokens)[:, None])
 
     def free(self, number: int) -> None:
         """The last answer moves to the slot that gets free."""
@@ -229,22 +267,28 @@ class _Stretch:
         self.num += 1
 
     def next(self, live: Tensor) -> Tensor:
-        """One more token in each slot, [B, 1, D]."""
-        num, most = self.num, max(self.lengths) + 1
-        ends = torch.tensor(self.lengths, device=live.device)
-        rows = torch.arange(num, device=live.device)
-        self.last[:num] += 1
-        self.positions[rows, ends], self.valid[rows, ends] = self.last[:num], True
+        """One more token in each slot, [B, 1, D]; `grow` makes it one of the slot's columns."""
+        return self.backbone.run(live, self.step(), self.start, self.end)
+
+    def step(self) -> Step:
+        """The pass of one more token in each slot."""
+        num, most, device = self.num, max(self.lengths) + 1, self.last.device
+        ends = torch.tensor(self.lengths, device=device)
+        rows = torch.arange(num, device=device)
+        position = self.last[:num] + 1
+        self.positions[rows, ends], self.valid[rows, ends] = position, True
         room = {layer: (keys[:num], values[:num]) for layer, (keys, values) in self.room.items()}
         keys, values = [{layer: pair[which][:, :, :most] for layer, pair in room.items()} for which in (0, 1)]
         weights = None if self.weights is None else [of_slots[:num, :most] for of_slots in self.weights]
         memory = Columns(
             keys, values, self.positions[:num, :most], self.valid[:num, :most], weights, room=room, ends=ends
         )
-        position = self.last[:num, None]
-        hidden = self.backbone.run(live, Step(position, position > _NONE, memory=[memory]), self.start, self.end)
+        return Step(position[:, None], position[:, None] > _NONE, memory=[memory])
+
+    def grow(self) -> None:
+        """The token that has run is one of each slot's columns."""
+        self.last[: self.num] += 1
         self.lengths = [length + 1 for length in self.lengths]
-        return hidden
 
     def memory_of(self, slot: int) -> LayerMemory | None:
         """A copy of a slot's columns; None where they have weights."""

@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from overture.core.errors import BackboneError
 from overture.engine.families import Family, layers_view
+from overture.engine.joined import Joined, Rider, in_one_row
 from overture.engine.ragged import groups_of, in_groups
 from overture.engine.step import Columns, KeysMade, MaskKind, Step
 
@@ -41,6 +42,7 @@ class Stack:
         self.modules: Any = self.layers
         self._masks: dict[bool, list[MaskKind]] = {}
         self.rotations: tuple[Tensor, Tensor] | None = None
+        self._rider: Rider | None = None
 
     @property
     def layers(self) -> Any:
@@ -55,7 +57,7 @@ class Stack:
     def with_layers(self, layers: Any) -> "Stack":
         """The same stack with other modules in place of its layers: packed, or spread over processes."""
         other = copy.copy(self)
-        other._views, other.modules, other._masks = {}, layers, {}
+        other._views, other.modules, other._masks, other._rider = {}, layers, {}, None
         return other
 
     def with_compiled(self, layers: Any, live: Tensor) -> "Stack":
@@ -122,6 +124,8 @@ class Stack:
 
     def run_together(self, live: Tensor, step: Step, start_layer: int = 0, end_layer: int | None = None) -> Tensor:
         """As `run`, with all rows in one pass."""
+        if self._rider is not None and start_layer == 0 and end_layer is None and self._can_carry(step):
+            return self._run_carrying(live, step, self._rider)
         # A mask of four dimensions is passed through by transformers; ours is in the step.
         through = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=live.device)
         step.bias = self._bias
@@ -148,10 +152,53 @@ class Stack:
                 # A token's own place, and those of its row and column.
                 rows, columns = step.images.shifts.unbind(-1)
                 named["position_ids"] = torch.stack([step.positions, step.positions + rows, step.positions + columns])
+        return self._view(start_layer, end_layer)(inputs_embeds=live, **named).last_hidden_state
+
+    def _view(self, start_layer: int, end_layer: int | None) -> Any:
         key = (start_layer, end_layer)
         if key not in self._views:
             self._views[key] = layers_view(self._base, self._family, self.modules, start_layer, end_layer)
-        return self._views[key](inputs_embeds=live, **named).last_hidden_state
+        return self._views[key]
+
+    # -- passes that are carried along
+
+    @contextmanager
+    def carrying(self, rider: Rider | None) -> Iterator[None]:
+        """Let the first pass that can do so carry another along; where none can, the other has not run.
+
+        Args:
+            rider: of this model's layers; none where None.
+        """
+        family = self._family
+        has_plain_positions = not (family.adds_positions or family.embedded_norm or self._bias or self.rotations)
+        can_carry = has_plain_positions and family.is_causal and family.encoder is None and not self.is_compiled
+        self._rider = rider if can_carry else None
+        try:
+            yield
+        finally:
+            self._rider = None
+
+    @staticmethod
+    def _can_carry(step: Step) -> bool:
+        """Whether a pass is one through all layers, of which nothing is asked but states, keys and values."""
+        is_plain = step.read is None and step.images is None and step.shares is None
+        return is_plain and step.layer is None and not step.is_for_keys and not torch.is_grad_enabled()
+
+    def _run_carrying(self, live: Tensor, step: Step, rider: Rider) -> Tensor:
+        # Should this pass fail, another must not carry the same.
+        self._rider = None
+        other_live, other_step = rider.step()
+        joined = Joined([step, other_step])
+        hidden = self._view(0, None)(
+            inputs_embeds=in_one_row([live, other_live]),
+            attention_mask=torch.ones(1, 1, 1, 1, dtype=torch.bool, device=live.device),
+            use_cache=False,
+            overture=joined,
+            position_ids=joined.positions + self._first_position,
+        ).last_hidden_state
+        own, others = joined.apart(hidden)
+        rider.arrived(others)
+        return own
 
     def _rotations_of(self, step: Step) -> tuple[Tensor, Tensor]:
         """Cosine and sine for each live token, [B, 1, S, K]; prompt vectors are not turned."""

@@ -43,9 +43,9 @@ def tokens_per_second(backbone: Backbone) -> float:
     return 64 / max(min(seconds() for _ in range(3)), 1e-6)
 
 
-def for_steps(backbone: Backbone) -> Backbone:
-    """The model for steps of answers: with packed matrices where they are faster, and memory for them is free."""
-    is_whole = backbone.encoder is None and backbone.has_head
+def for_serving(backbone: Backbone) -> Backbone:
+    """The model with packed matrices, where they are faster and memory for them is free."""
+    is_whole = backbone.encoder is None and backbone.has_head and not is_unread(backbone.model)
     if is_whole and is_worth_packing(backbone.layers[0]) and packed_bytes(backbone.layers) < default_budget_bytes():
         return backbone.with_packed_matrices()
     return backbone
@@ -91,14 +91,16 @@ def _made(options: WorkerOptions) -> Worker:
     def notify(message: str) -> None:
         print(message, file=sys.stderr, flush=True)
 
-    backbone = load_backbone(
-        options.backbone,
-        revision=options.revision,
-        device=options.device,
-        dtype=options.dtype,
-        # All that is asked may be for vLLM.
-        is_read_late=options.vllm is not None,
-        notify=notify,
+    backbone = for_serving(
+        load_backbone(
+            options.backbone,
+            revision=options.revision,
+            device=options.device,
+            dtype=options.dtype,
+            # All that is asked may be for vLLM.
+            is_read_late=options.vllm is not None,
+            notify=notify,
+        )
     )
     store = Store(Path(options.store), notify)
     host = Host(backbone, store, allow_drift=options.allow_drift, notify=notify, cache_bytes=options.text_bytes)
@@ -110,7 +112,7 @@ def _made(options: WorkerOptions) -> Worker:
         remote = Remote(options.vllm, host)
         if is_unread(backbone.model):
             return Worker(host, options, remote.tokens_per_second(), remote=remote)
-    return Worker(host, options, tokens_per_second(backbone), for_steps(backbone), remote)
+    return Worker(host, options, tokens_per_second(backbone), remote)
 
 
 if __name__ == "__main__":

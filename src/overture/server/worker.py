@@ -61,7 +61,6 @@ class Worker:
         host: the model and the store.
         options: limits.
         tokens_per_s: tokens that the model reads in a second.
-        steps: the host's model as it runs passes of a few tokens; itself when None.
         remote: a vLLM server with the same model, which answers what it can.
     """
 
@@ -70,7 +69,6 @@ class Worker:
         host: Host,
         options: WorkerOptions,
         tokens_per_s: float,
-        steps: Backbone | None = None,
         remote: "Remote | None" = None,
     ) -> None:
         self.host, self.options, self.tokens_per_s = host, options, tokens_per_s
@@ -86,7 +84,6 @@ class Worker:
         self._slots: dict[Backbone, Slots] = {}
         self._lanes = [self._begin_answers, self._answer_labels]
         self._writing_s = 0.0
-        self._steps = {host.backbone: steps or host.backbone}
         self._ahead = Ahead(host)
         self.remote = remote
         self._remote_lines: dict[tuple[str, int], Line] = {}
@@ -206,19 +203,22 @@ class Worker:
         read: list[tuple[Job, int]] = []
         # What is left of the time is the other lane's, so each is first in every second step.
         self._lanes.reverse()
-        for answer in self._lanes:
-            read += answer(sum(job.inquiry.items[index].row.num_tokens for job, index in read))
-        usages = [job.usage for job, _ in read]
-        num_tokens = sum(job.inquiry.items[index].row.num_tokens for job, index in read)
-        is_all_new = not any(use.cached_tokens or use.shared_tokens for use in usages)
-        if num_tokens >= _MEASURED_TOKENS and is_all_new and not any(job.is_read_ahead for job, _ in read):
-            # The rate at start is that of a machine which others may have used.
-            self.tokens_per_s += 0.2 * (num_tokens / (time.perf_counter() - started) - self.tokens_per_s)
-        if self._ahead:
-            others_wait = self._lines or self._labels or self._writers
-            room = self._step_tokens - num_tokens if others_wait else _MOST_PIECE
-            with self._failing(self._ahead.next_ids):
-                self._ahead.go_on(max(_LEAST_PIECE // 4, int(room)))
+        written = self._slots.get(self.host.backbone)
+        rider = written.rider if written is not None else None
+        with self.host.backbone.stack.carrying(rider):
+            for answer in self._lanes:
+                read += answer(sum(job.inquiry.items[index].row.num_tokens for job, index in read))
+            num_tokens = sum(job.inquiry.items[index].row.num_tokens for job, index in read)
+            is_all_new = not any(job.usage.cached_tokens or job.usage.shared_tokens for job, _ in read)
+            if num_tokens >= _MEASURED_TOKENS and is_all_new and not any(job.is_read_ahead for job, _ in read):
+                # The rate at start is that of a machine which others may have used.
+                self.tokens_per_s += 0.2 * (num_tokens / (time.perf_counter() - started) - self.tokens_per_s)
+            is_reading = num_tokens > 0 or len(self._ahead) > 0
+            if self._ahead:
+                others_wait = self._lines or self._labels or self._writers
+                room = self._step_tokens - num_tokens if others_wait else _MOST_PIECE
+                with self._failing(self._ahead.next_ids):
+                    self._ahead.go_on(max(_LEAST_PIECE // 4, int(room)))
         started = time.perf_counter()
         for slots in list(self._slots.values()):
             lines = [line for line in self._lines if line in slots]
@@ -226,7 +226,9 @@ class Worker:
                 slots.step()
             for line in lines:
                 self._grow_local(line)
-        self._writing_s += 0.2 * (time.perf_counter() - started - self._writing_s)
+        if is_reading:
+            # Where passes that read carry what is written, no time of its own is left for it.
+            self._writing_s += 0.2 * (time.perf_counter() - started - self._writing_s)
         self._slots = {backbone: slots for backbone, slots in self._slots.items() if len(slots)}
 
     def _taken(
@@ -297,7 +299,7 @@ class Worker:
             injections = [injection for _, _, injection in members]
             self._lines |= {line: (job, index) for line, (job, index, _) in zip(lines, members, strict=True)}
             with self._failing([job.request.id for job, _, _ in members]):
-                slots = self._slots.setdefault(backbone, Slots(self._steps.get(backbone, backbone)))
+                slots = self._slots.setdefault(backbone, Slots(backbone))
                 room_bytes = self._slot_bytes - sum(other.num_bytes for other in self._slots.values())
                 if room_bytes < sum(self._bytes_of((job, index)) for job, index, _ in members):
                     # What other models' answers have left free is needed.
