@@ -107,12 +107,13 @@ def main() -> None:
     try:
         size = fill(root, given.like, given.prompts)
         figures = measured(root, given.like, given.prompts)
+        result = {"command": f"python bench/store/many.py --prompts {given.prompts}", "manifest_bytes": size, **figures}
+        given.out.parent.mkdir(parents=True, exist_ok=True)
+        given.out.write_text(json.dumps({**result, **facts, **machine_facts()}, indent=1) + "\n")
+        # Removing takes longer than all before it.
+        print(json.dumps(figures, indent=1), flush=True)
     finally:
         shutil.rmtree(root)
-    result = {"command": f"python bench/store/many.py --prompts {given.prompts}", "manifest_bytes": size, **figures}
-    given.out.parent.mkdir(parents=True, exist_ok=True)
-    given.out.write_text(json.dumps({**result, **facts, **machine_facts()}, indent=1) + "\n")
-    print(json.dumps(figures, indent=1))
 
 
 if __name__ == "__main__":

@@ -263,7 +263,7 @@ def test_the_index_follows_what_happens_behind_its_back(store, make_manifest, te
 def test_the_index_is_a_cache_that_is_used(store, make_manifest, tensors, monkeypatch):
     store.add(make_manifest(), tensors)
     before = store.list()
-    monkeypatch.setattr(store_module, "read_manifest", lambda folder: pytest.fail(f"{folder} was read again"))
+    monkeypatch.setattr(store_module, "read_manifest_json", lambda folder: pytest.fail(f"{folder} was read again"))
     assert store.list() == before
 
 
@@ -477,8 +477,8 @@ def test_a_changed_digit_in_the_index_is_not_believed(store, make_manifest, tens
     before = store.list()
     path = store.root / "index.sqlite"
     raw = path.read_bytes()
-    assert b'"value":0.8' in raw
-    path.write_bytes(raw.replace(b'"value":0.8', b'"value":0.9'))
+    assert b'"value": 0.8' in raw
+    path.write_bytes(raw.replace(b'"value": 0.8', b'"value": 0.9'))
     assert store.list() == before
     assert len(notices) == 1
     assert Store(store.root, notices.append).list() == before
@@ -524,14 +524,14 @@ def test_version_numbers_go_on_after_all_versions_were_removed(store, make_manif
 def test_a_prompt_removed_while_the_list_reads_it_is_not_called_damaged(store, make_manifest, tensors, monkeypatch):
     for name in ("movie", "music"):
         store.add(make_manifest(name=name), tensors)
-    read = store_module.read_manifest
+    read = store_module.read_manifest_json
 
     def read_late(folder):
         if folder.parent.name == "movie" and folder.exists():
             Store(store.root).remove("movie")
         return read(folder)
 
-    monkeypatch.setattr(store_module, "read_manifest", read_late)
+    monkeypatch.setattr(store_module, "read_manifest_json", read_late)
     assert entries(store) == ["music@1"]
 
 

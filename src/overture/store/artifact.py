@@ -111,8 +111,12 @@ def tensors_sha256(tensors: "dict[str, torch.Tensor]", where: str) -> str:
 
 def manifest_digest(values: Mapping[str, Any]) -> str:
     """SHA-256 of a manifest's values, but for the digest itself; white space and the order of keys do not matter."""
+    return hashlib.sha256(_canonical(values).encode()).hexdigest()
+
+
+def _canonical(values: Mapping[str, Any]) -> str:
     facts = {name: value for name, value in values.items() if name != "manifest_sha256"}
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+    return json.dumps(facts, sort_keys=True)
 
 
 def _unsavable(name: str, tensor: "torch.Tensor") -> str:
@@ -153,6 +157,15 @@ def read_manifest(folder: Path) -> Manifest:
     Raises:
         ArtifactError: the folder is unsafe, or ``prompt.json`` cannot be read.
     """
+    return read_manifest_json(folder)[0]
+
+
+def read_manifest_json(folder: Path) -> tuple[Manifest, str]:
+    """A prompt folder's manifest, and the JSON that its digest is of, with the digest: what an index keeps.
+
+    Raises:
+        ArtifactError: as for `read_manifest`.
+    """
     folder = Path(folder)
     precheck.check_folder(folder)
     path = folder / MANIFEST_FILE
@@ -179,7 +192,10 @@ def read_manifest(folder: Path) -> Manifest:
         manifest = validated(Manifest, values, where, FROM_JSON)
     except ConfigError as error:
         raise ArtifactError("the manifest cannot be read", where=where, problems=error.problems) from error
-    if manifest.manifest_sha256 and manifest.manifest_sha256 != (digest := manifest_digest(values)):
+    text = _canonical(values)
+    if not manifest.manifest_sha256:
+        return manifest, text
+    if manifest.manifest_sha256 != (digest := hashlib.sha256(text.encode()).hexdigest()):
         raise ArtifactError(
             "the manifest has changed since it was written",
             where=where,
@@ -187,7 +203,7 @@ def read_manifest(folder: Path) -> Manifest:
             wanted=f"{manifest.manifest_sha256:.64}",
             fix="fetch the prompt again; if you have edited the file yourself, take manifest_sha256 out of it",
         )
-    return manifest
+    return manifest, f'{text[:-1]}, "manifest_sha256": "{digest}"}}'
 
 
 def load_artifact(folder: Path, *, may_draw: bool = False) -> "tuple[Manifest, dict[str, torch.Tensor]]":

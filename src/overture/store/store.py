@@ -23,7 +23,7 @@ from overture.core.config import Config
 from overture.core.errors import ArtifactError, StoreError, UnknownPrompt, WrongName
 from overture.core.files import TEMPORARY, exclusive, fsync_dir, sweep_temporaries, write_atomic
 from overture.core.records.base import FROM_JSON, Record, read_record
-from overture.store.artifact import MANIFEST_FILE, read_manifest, save_artifact
+from overture.store.artifact import MANIFEST_FILE, read_manifest, read_manifest_json, save_artifact
 from overture.store.explanations import explanation_path
 from overture.store.index import Index, Key
 from overture.store.manifest import Manifest
@@ -393,12 +393,12 @@ class Store:
 
     def _read(self, key: Key, manifests: dict[Key, Manifest] | None = None) -> tuple[str, str]:
         try:
-            manifest = read_manifest(self._version_folder(Ref(*key)))
+            manifest, text = read_manifest_json(self._version_folder(Ref(*key)))
         except ArtifactError as error:
             return "", str(error)
         if manifests is not None:
             manifests[key] = manifest
-        return manifest.model_dump_json(), ""
+        return text, ""
 
     def _entry(self, name: str, version: int, manifest: str, problem: str, read: Manifest | None = None) -> Entry:
         folder = self.prompts / name / f"v{version}"
