@@ -101,6 +101,9 @@ def test_a_folder_that_nobody_may_write_is_told_before_the_model_loads(make_task
         ["search", task, *store],
         ["search", task, "--form", "hard", *store],
         ["compare", task, "--output", refused],
+        ["demo", *store],
+        ["cartridge", task, "--name", "x", *store],
+        ["import", "adapter", "--task", task, *store],
     ):
         done = overture(*words)
         assert done.code == 2, words

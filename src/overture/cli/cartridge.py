@@ -44,6 +44,7 @@ def command(
     root = store_root(store)
 
     from overture.core.config import overridden, validated
+    from overture.core.files import check_writable
     from overture.data.task_text import slug
     from overture.engine.options import check_source, local_source
     from overture.store.names import checked_name
@@ -59,6 +60,7 @@ def command(
         raise DataError("the text cannot be read", where=str(file), wanted="a UTF-8 file", fix="check the path")
     name = checked_name(name or slug(file.stem))
     check_source(chosen)
+    check_writable(root)
     loading()
 
     from overture.jobs.distil.cartridge import cartridge, text_of

@@ -11,6 +11,7 @@ from overture.cli.pages import show_page, written_page
 from overture.cli.report import show_next, show_result
 from overture.cli.tune import finish, worked
 from overture.core.errors import Diverged
+from overture.core.files import check_writable
 from overture.core.records.tune import StoppedRun, TuneResult
 from overture.jobs.run.request import TuneConfig, resolved
 
@@ -43,6 +44,7 @@ def command(
 ) -> None:
     """Tune a prompt that sorts messages to a bank, measure it, and try it: about three minutes on two CPU cores."""
     root = store_root(store)
+    check_writable(root)
     remark(_PLAN)
     loading()
 

@@ -9,6 +9,7 @@ from overture.cli.options import JsonOption, PromptArgument, StoreOption, store_
 from overture.cli.out import console, emit, loading, remark, say, show_text
 from overture.cli.report import asking, show_next
 from overture.core.errors import ArtifactError, ConfigError
+from overture.core.files import check_writable
 
 if TYPE_CHECKING:
     from overture.store.store import Store
@@ -60,6 +61,7 @@ def import_command(
 
     if name:
         checked_name(name)
+    check_writable(root)
     if _is_concept(folder):
         _import_concept(folder, Store(root, say), backbone, token, name, store_flag(store), is_json)
         return

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from overture.cli.out import say
 from overture.core.config import validated
+from overture.core.files import check_writable
 from overture.data.task import Task
 from overture.jobs.run.request import tune_config
 from overture.store.artifact import read_manifest
@@ -51,10 +52,11 @@ def checked_store(root: Path, prompt: str, name: str | None, task: Path | None) 
         task: a task file that says where rows are, if given.
 
     Raises:
-        UserError: there is no such prompt, the name cannot be a prompt's, or the task file is wrong.
+        UserError: there is no such prompt, a name or the task file is wrong, or the store cannot be written.
     """
     store = Store(root, say)
     store.get(prompt)
+    check_writable(root)
     if name:
         checked_name(name)
     if task:
