@@ -3,7 +3,8 @@ answers of 24 tokens, on texts of 36 tokens that nobody asked about before, each
 
 - capacity: 16 clients, each asks again as soon as it is answered.
 - steady: 80% of the capacity. Labels: time of the whole reply. Answers: time to the first token, gaps between tokens.
-- overload: twice the capacity. What is answered, and whether a refused request is admitted after the stated seconds.
+- overload: twice the capacity. What is answered, and whether a refused request is admitted after the stated seconds;
+  the first 200 that are refused come back then, the others do not.
 
     python bench/serve/load.py [--capacity-s 40] [--steady-s 240] [--overload-s 150] [--max-wait 5]
 """
@@ -96,6 +97,8 @@ class Load:
             await asyncio.sleep(retry_s)
             again, _ = await (self._label if is_label else self._write)(text, number, Heard())
             heard.retries.append(again == 200)
+            # Answered is answered, at the first time or at the second.
+            heard.answered += again == 200 and time.monotonic() < heard.end
 
     async def _label(self, text: str, number: int, heard: Heard) -> tuple[int, float]:
         begin = time.monotonic()

@@ -473,6 +473,24 @@ def test_answers_by_packed_matrices_equal_the_hosts(tmp_path):
     assert set(texts.values()) == {wanted.result().text}
 
 
+def test_it_tells_which_answers_it_has_begun(tmp_path):
+    host = Host(backbone_of("llama"))
+    folder = stored(tmp_path / "p", "llama", task_of(SAMPLES["generation"], max_new_tokens=4))
+    worker = Worker(host, WorkerOptions(store="store", slots=1), 400.0)
+    for number in range(2):
+        ask = Ask(host.open(folder), SAMPLES["generation"].rows[0])
+        worker.do(Command(do="ask", id=str(number), request=request_of(number, ask, want="write")))
+    begun = []
+    while not worker.is_idle:
+        worker.step()
+        assert worker.has_news
+        begun.append(worker.report().begun)
+    assert not worker.has_news
+    # The second has to wait for the slot of the first.
+    assert begun[0] == ("0",)
+    assert [told for told in begun if told] == [("0",), ("1",)]
+
+
 def test_both_lanes_share_the_time_between_two_tokens(tmp_path):
     host = Host(backbone_of("llama"))
     free = task_of(SAMPLES["generation"], max_new_tokens=40)

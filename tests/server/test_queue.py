@@ -50,7 +50,7 @@ class Model:
 
 
 def ask(number: int, tenant: str = "a", length: int = 400, **others) -> Request:
-    return Request(id=str(number), tenant=tenant, prompts=("p@1",), row={"text": "x" * length}, **others)
+    return Request(id=str(number), tenant=tenant, prompts=("p@1",), row={"text": f"{number:0{length}}"}, **others)
 
 
 def test_a_refusal_names_the_seconds_after_which_it_is_admitted():
@@ -65,9 +65,11 @@ def test_a_refusal_names_the_seconds_after_which_it_is_admitted():
         number += 1
     assert 4 <= model.queue.queued + len(model.running) <= 6
     model.run(0.7 * retry_s)
-    assert model.queue.put(ask(900)) is not None
+    assert model.queue.put(ask(number - 1)) == pytest.approx(0.3 * retry_s)
     model.run(0.6 * retry_s)
-    assert model.queue.put(ask(901)) is None
+    # Nobody else may take its place.
+    assert model.queue.put(ask(900)) is not None
+    assert model.queue.put(ask(number - 1)) is None
 
 
 def test_waits_are_as_estimated():
@@ -77,7 +79,8 @@ def test_waits_are_as_estimated():
     for number in range(60):
         request = ask(number, chance.choice("abc"), chance.randint(40, 4000))
         lane = model.queue._lanes["answer"]
-        estimates[request.id] = model.clock.now + lane.wait_s(request.tenant, cost_of(request), model.clock.now)
+        begin_s = lane.begin_s(request.tenant, cost_of(request), model.clock.now)
+        estimates[request.id] = model.clock.now + begin_s + cost_of(request) / 200.0
         waits.append(estimates[request.id] - model.clock.now)
         assert model.queue.put(request) is None
         model.run(chance.random())
@@ -120,6 +123,89 @@ def test_labels_do_not_wait_behind_texts():
         model.queue.put(ask(number, want="write"))
     model.queue.put(ask(99))
     assert {request.id for request in model.queue.take()} == {"0", "1", "99"}
+
+
+def overloaded(returns: float) -> tuple[Model, list[bool], int]:
+    """Twice the load that a model can bear for 300 s; some of those that are refused come back when they were told to.
+
+    Args:
+        returns: their share.
+    """
+    model, chance, admitted = Model(rate=108.0, max_wait_s=5.0), random.Random(0), []
+    model.queue.set_rate(108.0)
+    due: list[tuple[float, Request]] = []
+    for number in range(600):
+        model.run(0.5)
+        for when, request in [entry for entry in due if entry[0] <= model.clock.now]:
+            due.remove((when, request))
+            admitted.append(model.queue.put(request) is None)
+        request = ask(number)
+        retry_s = model.queue.put(request)
+        if retry_s is not None and chance.random() < returns:
+            due.append((model.clock.now + math.ceil(retry_s), request))
+    return model, admitted, len(model.done)
+
+
+def test_those_who_come_back_when_they_were_told_to_are_admitted():
+    _, admitted, num_done = overloaded(returns=1.0)
+    assert (len(admitted) > 100, sum(admitted) / len(admitted) > 0.97, num_done > 290) == (True, True, True)
+
+
+@pytest.mark.parametrize("returns", [0.0, 0.5])
+def test_places_of_those_who_do_not_come_back_are_taken_by_others(returns):
+    model, admitted, num_done = overloaded(returns)
+    # One request takes a second.
+    assert num_done > 290
+    assert sum(admitted) >= 0.97 * len(admitted)
+    assert sum(map(len, model.queue._lanes["answer"].promises.by_tenant.values())) < 300
+
+
+def test_who_comes_too_early_is_told_what_is_left():
+    model = Model(rate=108.0, max_wait_s=1.0)
+    model.queue.set_rate(108.0)
+    number, retry_s = 0, None
+    while retry_s is None:
+        retry_s, number = model.queue.put(ask(number)), number + 1
+    for _ in range(5):
+        # Newcomers have no say in it.
+        model.queue.put(ask(1000 + number))
+        number += 1
+    told_s = model.queue.put(ask(2000))
+    model.clock.now += 0.25 * told_s
+    assert model.queue.put(ask(2000).model_copy(update={"id": "again"})) == pytest.approx(0.75 * told_s)
+
+
+def test_answers_that_the_model_has_but_has_not_begun_are_waited_for():
+    model = Model(rate=100.0, slots=32, max_wait_s=1e6)
+    model.queue.set_rate(100.0)
+    requests = [ask(number, want="write") for number in range(8)]
+    for request in requests:
+        model.queue.put(request)
+    assert len(model.queue.take()) == 8
+    lane, cost = model.queue._lanes["write"], cost_of(requests[0])
+    # Of each 108 units are read, and nothing else is before it.
+    assert lane.begin_s("a", cost, model.clock.now) == pytest.approx(8 * 1.08)
+    for number in range(8):
+        model.clock.now += 2.0
+        model.queue.begin(str(number))
+    # All are being written, and there are slots.
+    assert lane.begin_s("a", cost, model.clock.now) == 0
+    model.queue.put(ask(100, want="write"))
+    model.queue.take()
+    # Two seconds each, as it was lately.
+    assert lane.begin_s("a", cost, model.clock.now) == pytest.approx(2.0)
+
+
+def test_answers_wait_for_a_slot():
+    model = Model(rate=100.0, slots=2, max_wait_s=1e6)
+    model.queue.set_rate(100.0)
+    for number in range(4):
+        model.queue.put(ask(number, want="write"))
+    for request in model.queue.take():
+        model.queue.begin(request.id)
+    lane, cost = model.queue._lanes["write"], cost_of(ask(9, want="write"))
+    # Two wait before it, so three have to end.
+    assert lane.begin_s("a", cost, model.clock.now) == pytest.approx(3 * cost / 100.0)
 
 
 def test_deadlines():

@@ -132,6 +132,8 @@ class WorkerEngine:
         self._stats = report.stats
         if is_first:
             self._queue.set_rate(report.stats.tokens_per_s)
+        for request_id in report.begun:
+            self._queue.begin(request_id)
         for event in report.events:
             if event.kind in ("done", "error"):
                 self._queue.end(event.id)

@@ -70,7 +70,7 @@ def serve(connection: socket.socket, make: Callable[[], Worker]) -> None:
     send(worker.report())
     pending = b""
     while True:
-        is_waiting = worker.is_idle and not (worker.events or worker.outcomes)
+        is_waiting = worker.is_idle and not worker.has_news
         watched: list[HasFileno] = [connection, *([worker.remote] if worker.remote else [])]
         readable, _, _ = select.select(watched, [], [], None if is_waiting else 0)
         if connection in readable:
@@ -83,7 +83,7 @@ def serve(connection: socket.socket, make: Callable[[], Worker]) -> None:
         worker.hear()
         if not worker.is_idle:
             worker.step()
-        if worker.events or worker.outcomes:
+        if worker.has_news:
             send(worker.report())
 
 

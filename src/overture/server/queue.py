@@ -1,7 +1,8 @@
 """Requests that wait for the model: admitted by estimated seconds, fair between tenants, in two lanes.
 
 Rows that are answered in one pass do not wait behind long texts, so each lane has its own order, window and rate. Costs
-are in units of about one token that is read; a lane learns how many of them it gets done in a second.
+are in units of about one token that is read; a lane learns how many of them it gets done in a second. Answers that are
+written side by side wait twice: until the model has read what is before them, and until a slot is free.
 """
 
 import math
@@ -10,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from overture.core.records.serving import Request
+from overture.server.promises import Promise, Promises
 
 _QUANTUM = 256.0
 """Units that a tenant may send before it is the next one's turn."""
@@ -22,24 +24,56 @@ _CHARACTERS = 4.0
 _WRITTEN = 3.0
 """Units of a token that is written, about."""
 _DEFAULT_NEW = 32
+_MOST_UNBEGUN = 16
+"""Requests that the model may have whose answers it has not begun: the others' order is decided later."""
+_SLACK = 1.5
+"""By how much a promised request may wait longer than others: estimates err."""
 
 
 def cost_of(request: Request) -> float:
     """Units of a request, about: the rate is measured in the same units, so only their ratios matter."""
+    if request.want != "write":
+        return reading_of(request)
+    num_new = _DEFAULT_NEW if request.max_new_tokens is None else request.max_new_tokens
+    return reading_of(request) + _WRITTEN * num_new
+
+
+def reading_of(request: Request) -> float:
+    """Units of a request until its answer begins."""
     num_input = len(request.ids) + sum(len(str(value)) for value in request.row.values()) / _CHARACTERS
     # Prompts on one text share it; each has its own question.
-    num_read = num_input + 8.0 * len(request.prompts)
-    if request.want != "write":
-        return num_read
-    num_new = _DEFAULT_NEW if request.max_new_tokens is None else request.max_new_tokens
-    return num_read + _WRITTEN * num_new
+    return num_input + 8.0 * len(request.prompts)
 
 
 @dataclass(slots=True)
 class _Waiting:
     request: Request
     cost: float
+    reading: float
     expires: float
+
+
+@dataclass(slots=True)
+class _Rate:
+    """Units a second, as they were done lately.
+
+    Args:
+        value: before anything is measured.
+        since: when the model was last found to have done something, or to begin.
+    """
+
+    value: float
+    units: float = 0.0
+    busy_s: float = 0.0
+    since: float = 0.0
+
+    def done(self, units: float, now: float) -> None:
+        """Some work is done, in the time since the last."""
+        passed = now - self.since
+        fade = math.exp(-passed / _MEMORY_S)
+        self.units, self.busy_s, self.since = self.units * fade + units, self.busy_s * fade + passed, now
+        if self.busy_s > _LEAST_S:
+            self.value = self.units / self.busy_s
 
 
 @dataclass(slots=True)
@@ -49,59 +83,81 @@ class _Lane:
     Args:
         window: units that the model may have at once.
         most: requests that it may have at once.
-        rate: units a second, before anything is measured.
-        is_parallel: the model works on all that it has at once, not on one after the other.
+        rate: of whole requests.
+        begin_rate: of reading, while answers wait to begin.
+        is_parallel: the model works on all that it has begun at once, not on one after the other.
     """
 
     window: float
     most: int
-    rate: float
+    rate: _Rate
+    begin_rate: _Rate
     is_parallel: bool = False
     tenants: "OrderedDict[str, deque[_Waiting]]" = field(default_factory=OrderedDict)
     deficits: dict[str, float] = field(default_factory=dict)
     running: dict[str, float] = field(default_factory=dict)
-    units: float = 0.0
-    busy_s: float = 0.0
-    since: float = 0.0
+    unbegun: dict[str, float] = field(default_factory=dict)
+    promises: Promises = field(default_factory=Promises)
 
     def start(self, waiting: _Waiting, now: float) -> None:
         """The model gets a request; where it had none, its time begins now."""
         if not self.running:
-            self.since = now
+            self.rate.since = now
         self.running[waiting.request.id] = waiting.cost
+        if self.is_parallel:
+            if not self.unbegun:
+                self.begin_rate.since = now
+            self.unbegun[waiting.request.id] = waiting.reading
+
+    def begin(self, request_id: str, now: float) -> None:
+        """A request's answer is being written."""
+        if request_id in self.unbegun:
+            self.begin_rate.done(self.unbegun.pop(request_id), now)
 
     def end(self, request_id: str, now: float, is_done: bool) -> None:
         """The model has one request less; the rate is that of the time in which it had any."""
         units = self.running.pop(request_id)
-        if not is_done:
-            return
-        passed = now - self.since
-        fade = math.exp(-passed / _MEMORY_S)
-        self.units, self.busy_s, self.since = self.units * fade + units, self.busy_s * fade + passed, now
-        if self.busy_s > _LEAST_S:
-            self.rate = self.units / self.busy_s
-
-    @property
-    def is_free(self) -> bool:
-        """Whether a new request begins at once, beside those that the model has."""
-        return self.is_parallel and not self.tenants and self.has_room
+        self.unbegun.pop(request_id, None)
+        if is_done:
+            self.rate.done(units, now)
 
     @property
     def has_room(self) -> bool:
         """Whether the model may have one more request."""
-        return len(self.running) < self.most and sum(self.running.values()) < self.window
+        is_within = len(self.running) < self.most and sum(self.running.values()) < self.window
+        return is_within and len(self.unbegun) < _MOST_UNBEGUN
 
-    def wait_s(self, tenant: str, cost: float, now: float) -> float:
-        """Seconds until a new request of a tenant is done: in a fair order no other gets more done before it."""
+    def begin_s(self, tenant: str, cost: float, now: float, has_promise: bool = False) -> float:
+        """Seconds until a new request of a tenant begins: in a fair order no other gets more done before it.
+
+        Args:
+            tenant: whose it is.
+            cost: units of the request.
+            now: the time.
+            has_promise: it comes for its place, before other places that are promised.
+        """
         # Copies: metrics are read by other threads, too.
-        ahead = {name: sum(waiting.cost for waiting in tuple(queue)) for name, queue in tuple(self.tenants.items())}
-        mine = ahead.pop(tenant, 0.0) + cost
-        units = mine + sum(min(theirs, mine) for theirs in ahead.values())
-        begun = sum(self.running.values())
-        if self.is_parallel:
-            # Of many that are worked on at once one is done, on average, when one's work is.
-            begun /= max(1, len(self.running))
-        return units / self.rate + max(0.0, begun / self.rate - (now - self.since))
+        ahead = [
+            (name, waiting.cost, waiting.reading, 1.0)
+            for name, queue in tuple(self.tenants.items())
+            for waiting in tuple(queue)
+        ]
+        ahead += () if has_promise else self.promises.expected()
+        sums: dict[str, list[float]] = {tenant: [0.0, 0.0, 0.0]}
+        for name, *measures in ahead:
+            sums[name] = [total + more for total, more in zip(sums.get(name, (0.0, 0.0, 0.0)), measures, strict=True)]
+        most = sums[tenant][0] + cost
+        shares = {name: min(1.0, most / (theirs[0] or 1.0)) for name, theirs in sums.items()}
+        units, reading, num = (sum(shares[name] * theirs[which] for name, theirs in sums.items()) for which in range(3))
+        if not self.is_parallel:
+            begun = sum(self.running.values()) / self.rate.value
+            return units / self.rate.value + max(0.0, begun - (now - self.rate.since))
+        unbegun, running = tuple(self.unbegun.values()), tuple(self.running.values())
+        read_s = (reading + sum(unbegun)) / self.begin_rate.value - (now - self.begin_rate.since if unbegun else 0.0)
+        # Where there is no slot for it some have to end, each of about the same units.
+        num_ends = num + 1 - (self.most - len(running))
+        ends_s = num_ends * sum(running) / max(1, len(running)) / self.rate.value - (now - self.rate.since)
+        return max(0.0, read_s, ends_s if num_ends > 0 else 0.0)
 
 
 class Queue:
@@ -125,27 +181,37 @@ class Queue:
     ) -> None:
         self.clock, self.max_wait_s = clock, max_wait_s
         self._lanes = {
-            "answer": _Lane(window, 512, rate),
-            "write": _Lane(math.inf, slots, rate, is_parallel=True),
+            "answer": _Lane(window, 512, _Rate(rate), _Rate(rate)),
+            "write": _Lane(math.inf, slots, _Rate(rate), _Rate(rate), is_parallel=True),
         }
 
     def put(self, request: Request) -> float | None:
-        """Let a request wait its turn.
+        """Let a request wait, unless it would wait too long; then it is promised a place.
 
         Returns:
-            None where it is admitted; else the seconds after which it would be.
+            None where it is admitted; else the seconds after which it will be, when it comes again.
         """
         lane, cost, now = self._lanes["write" if request.want == "write" else "answer"], cost_of(request), self.clock()
-        done_s, deadline_s = lane.wait_s(request.tenant, cost, now), request.deadline_s or math.inf
+        tenant, deadline_s = request.tenant, request.deadline_s or math.inf
+        # The same request by all that decides its answer.
+        key = hash(request.model_dump_json(exclude={"id", "deadline_s"}))
+        lane.promises.expire(now)
+        promise = lane.promises.of(tenant, key)
+        is_due = promise is not None and promise.due <= now
+        begin_s, own_s = lane.begin_s(tenant, cost, now, is_due), cost / lane.rate.value
         # A request that is long by itself is no overload: others may have let it wait too long until it begins.
-        begin_s = 0.0 if lane.is_free else done_s - cost / lane.rate
-        over_s = begin_s - min(self.max_wait_s, deadline_s)
-        if cost / lane.rate < deadline_s:
-            over_s = max(over_s, done_s - deadline_s)
+        over_s = begin_s - min(self.max_wait_s * (_SLACK if is_due else 1.0), deadline_s)
+        if own_s < deadline_s:
+            over_s = max(over_s, begin_s + own_s - deadline_s)
         if over_s > 0 and (lane.running or lane.tenants):
+            if promise is not None and not is_due:
+                return promise.due - now
+            lane.promises.give(tenant, key, Promise(cost, reading_of(request), now + over_s))
             return over_s
-        waiting = _Waiting(request, cost, now + (request.deadline_s or math.inf))
-        lane.tenants.setdefault(request.tenant, deque()).append(waiting)
+        if promise is not None:
+            lane.promises.take(tenant, key)
+        waiting = _Waiting(request, cost, reading_of(request), now + deadline_s)
+        lane.tenants.setdefault(tenant, deque()).append(waiting)
         return None
 
     def take(self) -> list[Request]:
@@ -172,6 +238,11 @@ class Queue:
                     lane.deficits.pop(tenant, None)
         return requests
 
+    def begin(self, request_id: str) -> None:
+        """The request's answer is being written."""
+        for lane in self._lanes.values():
+            lane.begin(request_id, self.clock())
+
     def end(self, request_id: str, is_done: bool = True) -> bool:
         """The request is answered, or nobody waits for it any more; whether the model had it.
 
@@ -194,7 +265,7 @@ class Queue:
     def set_rate(self, rate: float) -> None:
         """The rate as a self-test measured it, in units a second."""
         for lane in self._lanes.values():
-            lane.rate = rate
+            lane.rate.value = lane.begin_rate.value = rate
 
     @property
     def queued(self) -> int:
@@ -208,5 +279,5 @@ class Queue:
 
     @property
     def wait_s(self) -> float:
-        """Seconds that a short request of a new tenant would wait, in the slower lane."""
-        return max(lane.wait_s("", 1.0, self.clock()) for lane in self._lanes.values())
+        """Seconds until a short request of a new tenant would begin, in the slower lane."""
+        return max(lane.begin_s("", 1.0, self.clock()) for lane in self._lanes.values())

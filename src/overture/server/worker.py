@@ -74,6 +74,7 @@ class Worker:
         self.host, self.options, self.tokens_per_s = host, options, tokens_per_s
         self.events: list[Event] = []
         self.outcomes: list[Outcome] = []
+        self.begun: list[str] = []
         self._slot_bytes = default_budget_bytes() if options.slot_bytes is None else options.slot_bytes
         self._backbone_facts = backbone_ref(host.backbone).model_dump(mode="json")
         self.prompts = OpenPrompts(host, options.prompt_bytes, remote)
@@ -98,6 +99,11 @@ class Worker:
         """Whether there is nothing to do until the next command."""
         return not (self._labels or self._writers or self._lines or self._ahead)
 
+    @property
+    def has_news(self) -> bool:
+        """Whether there is something to report."""
+        return bool(self.events or self.outcomes or self.begun)
+
     def report(self) -> Report:
         """The events since the last report."""
         slots = self._slots.values()
@@ -110,8 +116,9 @@ class Worker:
             text_bytes=self.host.text_bytes,
             prompts=len(self.prompts),
         )
-        report = Report(events=tuple(self.events), outcomes=tuple(self.outcomes), stats=stats)
-        self.events, self.outcomes = [], []
+        events, outcomes, begun = tuple(self.events), tuple(self.outcomes), tuple(self.begun)
+        report = Report(events=events, outcomes=outcomes, begun=begun, stats=stats)
+        self.events, self.outcomes, self.begun = [], [], []
         return report
 
     # -- commands
@@ -157,6 +164,7 @@ class Worker:
         if self.remote is not None and self.remote.takes(item):
             if isinstance(item.question, Answers):
                 self._remote_lines[job.request.id, index] = line_of(item, job.request)
+                self.begun.append(job.request.id)
             self.remote.ask(job.request, index, item)
             return
         # A search over beams and an encoder-decoder's answer are written as a whole.
@@ -309,6 +317,7 @@ class Worker:
                 slots.begin(
                     inputs_of(items[0], self.host), [item.live_row for item in items], injections, lines, room_bytes
                 )
+            self.begun += [job.request.id for job, _, _ in members]
             for line in lines:
                 self._grow_local(line)
         return taken

@@ -175,4 +175,5 @@ class Report(Record):
 
     events: tuple[Event, ...] = Field((), description="of requests, in order")
     outcomes: tuple[Outcome, ...] = Field((), description="of commands")
+    begun: tuple[str, ...] = Field((), description="requests whose answers are being written since the last report")
     stats: EngineStats = Field(description="how it is doing")
