@@ -18,7 +18,8 @@ from tempfile import TemporaryDirectory
 from overture.engine.lora import with_lora
 from overture.engine.options import LoraOptions
 from overture.engine.prompted import PromptedModel
-from overture.jobs.run.request import AdapterConfig, TuneConfig, settled
+from overture.jobs.run.request import AdapterConfig, TuneConfig
+from overture.jobs.run.settled import settled
 from overture.jobs.run.work import Work, prepared
 from overture.jobs.tune.adapted import Tuned, tuned_alone, tuned_with_adapter
 from overture.prompt.config import PromptConfig

@@ -5,7 +5,8 @@ import torch
 
 from overture.core.errors import DiskFull
 from overture.engine import precision
-from overture.jobs.run.request import TuneConfig, resolved, settled
+from overture.jobs.run.request import TuneConfig, resolved
+from overture.jobs.run.settled import settled
 from overture.store.store import Store
 
 TASK = {"labels": {"no": " no", "yes": " yes"}, "template": "{text}", "dtype": "fastest"}

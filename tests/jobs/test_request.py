@@ -7,7 +7,8 @@ import pytest
 import yaml
 
 from overture.core.errors import ConfigError, DataError
-from overture.jobs.run.request import TuneConfig, resolved, tune_config, with_place
+from overture.jobs.run.request import TuneConfig, resolved, tune_config
+from overture.jobs.run.settled import with_place
 from overture.jobs.search.options import SearchRequest
 from overture.jobs.wording.options import HardRequest
 

@@ -58,7 +58,8 @@ from overture.jobs.compare.options import CompareConfig
 from overture.jobs.compare.rates import Rates
 from overture.jobs.compare.ways import Way, way_named, ways_of, with_versions
 from overture.jobs.run.local import LocalExecutor
-from overture.jobs.run.request import check_no_adapter, check_one_process, fitting_place, with_slots
+from overture.jobs.run.request import check_no_adapter, check_one_process, with_slots
+from overture.jobs.run.settled import fitting_place
 from overture.jobs.run.where import HERE, Where
 from overture.jobs.run.worker import Setup
 from overture.jobs.verdict.summary import summary

@@ -24,7 +24,8 @@ from overture.data.encode import Encoder
 from overture.data.row import Row
 from overture.data.task import Task
 from overture.jobs.compare.options import CompareConfig
-from overture.jobs.run.request import TuneConfig, pinned, with_slots
+from overture.jobs.run.request import TuneConfig, with_slots
+from overture.jobs.run.settled import pinned
 from overture.prompt.config import PromptConfig
 from overture.prompt.methods import METHODS
 from overture.prompt.registry import check_effect, method_of, own_rate

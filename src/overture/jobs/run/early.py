@@ -7,7 +7,8 @@ from overture.data.read import parts_of
 from overture.data.splits import Splits, load_splits
 from overture.data.task import Task
 from overture.engine.options import check_source
-from overture.jobs.run.request import TuneConfig, pinned
+from overture.jobs.run.request import TuneConfig
+from overture.jobs.run.settled import pinned
 from overture.store.store import Store
 
 _read: dict[str, Splits] = {}

@@ -9,7 +9,8 @@ from overture.core.meter import Meter
 from overture.core.records.events import Listener, ignore
 from overture.core.records.search import RateResult
 from overture.engine.backbone import Backbone
-from overture.jobs.run.request import TuneConfig, check_no_adapter, fitting_place, with_slots
+from overture.jobs.run.request import TuneConfig, check_no_adapter, with_slots
+from overture.jobs.run.settled import fitting_place
 from overture.jobs.run.work import Work, prepared
 from overture.jobs.search.options import LrConfig
 from overture.prompt.config import PromptConfig

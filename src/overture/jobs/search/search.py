@@ -32,8 +32,9 @@ from overture.core.seeds import derived_seed
 from overture.engine.backbone import Backbone
 from overture.engine.prompted import PromptedModel
 from overture.jobs.run.members import Histories
-from overture.jobs.run.request import check_no_adapter, settled
+from overture.jobs.run.request import check_no_adapter
 from overture.jobs.run.resumed import resumed
+from overture.jobs.run.settled import settled
 from overture.jobs.run.tracked import tracked
 from overture.jobs.run.where import HERE, Where
 from overture.jobs.run.work import Work, begun_run, read_material, taken_up, work_on

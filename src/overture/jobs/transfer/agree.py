@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from overture.core.errors import ConfigError
-from overture.jobs.run.request import TuneConfig, check_no_adapter, pinned, with_slots
+from overture.jobs.run.request import TuneConfig, check_no_adapter, with_slots
+from overture.jobs.run.settled import pinned
 from overture.prompt.methods import METHODS
 from overture.prompt.registry import method_of
 from overture.store.store import Store

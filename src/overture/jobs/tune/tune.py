@@ -15,8 +15,9 @@ from overture.engine.backbone import Backbone
 from overture.engine.prompted import PromptedModel
 from overture.evaluate.scoring import Scored
 from overture.evaluate.source import prompt_source
-from overture.jobs.run.request import TuneConfig, settled
+from overture.jobs.run.request import TuneConfig
 from overture.jobs.run.resumed import resumed
+from overture.jobs.run.settled import settled
 from overture.jobs.run.together import agreed, is_first, joined, losses_named, shared_run
 from overture.jobs.run.tracked import tracked
 from overture.jobs.run.where import HERE, Where
