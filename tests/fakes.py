@@ -451,6 +451,14 @@ def source_of(
     )
 
 
+def moved(prompt: Any, generator: torch.Generator, noise: float = 0.3) -> Any:
+    """The prompt, moved off its start so that no part is at zero."""
+    with torch.no_grad():
+        for value in prompt.trainable().values():
+            value.add_(noise * torch.randn(value.shape, generator=generator, dtype=torch.float64).to(value))
+    return prompt
+
+
 def make_prompt(case: Case, backbone: Backbone, length: int = 3, noise: float = 0.1, seed: int = 0) -> Any:
     """A prompt in the backbone's precision, moved off its start so that no part is at zero."""
     # The rows' slots hold two vectors, so a prompt that stands there has two.
@@ -459,10 +467,7 @@ def make_prompt(case: Case, backbone: Backbone, length: int = 3, noise: float = 
     source = source_of(backbone, ONE_TOKEN, make_rows("one token", (1, 1, 1), num_anchor=1))
     prompt = build_prompt(config, source, seed).to(backbone.dtype)
     generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for value in prompt.trainable().values():
-            value.add_(noise * torch.randn(value.shape, generator=generator, dtype=torch.float64).to(value))
-    return prompt
+    return moved(prompt, generator, noise)
 
 
 def injection_of(prompt: Any, backbone: Backbone) -> Injection:

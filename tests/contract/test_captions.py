@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from company import check_company_changes_nothing
+from company import check_company_changes_nothing, check_gradients
 from torch import Tensor
 
 from caption_fakes import (
@@ -23,7 +23,7 @@ from caption_fakes import (
     save_clip,
     texts_of,
 )
-from fakes import backbone_of, source_of
+from fakes import backbone_of, moved, source_of
 from overture.core.contracts import LabelScores, Losses
 from overture.core.errors import BackboneError, ConfigError
 from overture.core.injection import Injection
@@ -62,10 +62,7 @@ def prompt_of(
     config = PromptConfig(**values, init="text", init_text="a photo of a")
     prompt = build_prompt(config, caption_source(backbone, names), seed).to(torch.float64)
     generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for value in prompt.trainable().values():
-            value.add_(0.3 * torch.randn(value.shape, generator=generator, dtype=torch.float64))
-    return prompt
+    return moved(prompt, generator)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -131,17 +128,7 @@ def _fields(row: Any) -> dict[str, Any]:
 def test_gradients_match_finite_differences(method, place, options):
     backbone = caption_backbone_of()
     rows, prompt = caption_rows(backbone, NAMES[:5], 2), prompt_of(method, place, options, backbone)
-    model = PromptedModel(backbone, prompt)
-    for value in prompt.trainable().values():
-        (gradient,) = torch.autograd.grad(model.loss(rows), [value])
-        direction = torch.randn(value.shape, generator=torch.Generator().manual_seed(7), dtype=torch.float64)
-        sides = []
-        for sign in (1, -1):
-            with torch.no_grad():
-                value.add_(sign * 1e-5 * direction)
-                sides.append(float(model.loss(rows)))
-                value.sub_(sign * 1e-5 * direction)
-        assert (sides[0] - sides[1]) / 2e-5 == pytest.approx(float((gradient * direction).sum()), rel=1e-5, abs=1e-7)
+    check_gradients(PromptedModel(backbone, prompt), rows)
 
 
 @pytest.mark.parametrize("kind", KINDS[:2])

@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 import torch
-from company import check_company_changes_nothing
+from company import check_company_changes_nothing, check_gradients
 from transformers import ASTFeatureExtractor, Wav2Vec2FeatureExtractor, WhisperFeatureExtractor
 
-from fakes import ONE_TOKEN, SMALL, Case, source_of
+from fakes import ONE_TOKEN, SMALL, Case, moved, source_of
 from overture.core.contracts import Answers, Features, LabelScores
 from overture.core.decoding import Decoding
 from overture.core.errors import BackboneError, DataError
@@ -62,10 +62,7 @@ def prompt_of(case: Case, backbone: Backbone, length: int = 3, seed: int = 0) ->
         probe = (torch.randn(3, 32, generator=generator), torch.randn(3, generator=generator))
         source = replace(source, has_words=False, probe=lambda read_at: probe)
     prompt = build_prompt(config, source, seed).to(backbone.dtype)
-    with torch.no_grad():
-        for value in prompt.trainable().values():
-            value.add_(0.3 * torch.randn(value.shape, generator=generator, dtype=torch.float64).to(value))
-    return prompt
+    return moved(prompt, generator)
 
 
 def rows_of(case: Case, backbone: Backbone, num: int = 4) -> list[Encoded]:
@@ -184,17 +181,7 @@ def test_prompts_of_several_tasks_share_a_sound(family):
 def test_gradients_match_finite_differences():
     backbone = sound_backbone_of("whisper")
     rows, prompt = sound_rows(backbone, 2), prompt_of(OF_WHISPER[0], backbone)
-    model = PromptedModel(backbone, prompt)
-    for value in prompt.trainable().values():
-        (gradient,) = torch.autograd.grad(model.loss(rows), [value])
-        direction = torch.randn(value.shape, generator=torch.Generator().manual_seed(7), dtype=torch.float64)
-        sides = []
-        for sign in (1, -1):
-            with torch.no_grad():
-                value.add_(sign * 1e-5 * direction)
-                sides.append(float(model.loss(rows)))
-                value.sub_(sign * 1e-5 * direction)
-        assert (sides[0] - sides[1]) / 2e-5 == pytest.approx(float((gradient * direction).sum()), rel=1e-5, abs=1e-7)
+    check_gradients(PromptedModel(backbone, prompt), rows)
 
 
 # -- what prepares sounds

@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 import torch
-from company import check_company_changes_nothing
+from company import check_company_changes_nothing, check_gradients
 from torch import Tensor
 
-from fakes import SMALL, Case, source_of
+from fakes import SMALL, Case, moved, source_of
 from overture.core.contracts import Features, LabelScores
 from overture.core.injection import Injection, LabelHead, Memory, ReadAt, Vectors
 from overture.core.rows import Encoded
@@ -66,10 +66,7 @@ def prompt_of(case: Case, backbone: Backbone, length: int = 3, seed: int = 0, **
     generator = torch.Generator().manual_seed(seed)
     source = vision_source(backbone, generator)
     prompt = build_prompt(config_of(case, length, **changes), source, seed).to(backbone.dtype)
-    with torch.no_grad():
-        for value in prompt.trainable().values():
-            value.add_(0.3 * torch.randn(value.shape, generator=generator, dtype=torch.float64).to(value))
-    return prompt
+    return moved(prompt, generator)
 
 
 def last_states(model: Any, row: Encoded) -> Tensor:
@@ -177,17 +174,7 @@ def test_prompts_of_several_tasks_share_an_image(family):
 def test_gradients_match_finite_differences(family):
     backbone = vision_backbone_of(family)
     rows, prompt = image_rows(backbone, 2), prompt_of(CASES[0], backbone)
-    model = PromptedModel(backbone, prompt)
-    for value in prompt.trainable().values():
-        (gradient,) = torch.autograd.grad(model.loss(rows), [value])
-        direction = torch.randn(value.shape, generator=torch.Generator().manual_seed(7), dtype=torch.float64)
-        sides = []
-        for sign in (1, -1):
-            with torch.no_grad():
-                value.add_(sign * 1e-5 * direction)
-                sides.append(float(model.loss(rows)))
-                value.sub_(sign * 1e-5 * direction)
-        assert (sides[0] - sides[1]) / 2e-5 == pytest.approx(float((gradient * direction).sum()), rel=1e-5, abs=1e-7)
+    check_gradients(PromptedModel(backbone, prompt), rows)
 
 
 @pytest.mark.parametrize("features", ["read", "mean", "read+mean"])

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from fakes import CASES, ONE_TOKEN, Case, backbone_of, make_backbone, make_rows, source_of
+from fakes import CASES, ONE_TOKEN, Case, backbone_of, make_backbone, make_rows, moved, source_of
 from overture.core.contracts import RowMethod
 from overture.core.errors import ConfigError
 from overture.engine.cache import InputCache
@@ -23,10 +23,7 @@ def labelled(backbone, method, place, noise=0.1, **changes):
     rows = make_rows("one token", (1, 1, 1), num_anchor=1)
     prompt = build_prompt(config, source_of(backbone, ONE_TOKEN, rows), 0).to(backbone.dtype)
     generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for value in prompt.trainable().values():
-            value.add_(noise * torch.randn(value.shape, generator=generator, dtype=torch.float64).to(value))
-    return config, prompt
+    return config, moved(prompt, generator, noise)
 
 
 @EACH
