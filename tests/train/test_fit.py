@@ -269,6 +269,22 @@ class TestAveraging:
         assert_equal(result.best, means[2])
         assert_equal(copied(averaged.trainable()), means[2])
 
+    def test_a_mean_over_the_steps_is_validated_and_kept_and_the_values_go_on(self):
+        steps, means = [], []
+        trainee = Recorded()
+        events = lambda event: steps.append(copied(trainee.trainable())) if isinstance(event, StepEvent) else None  # noqa: E731
+        validate = lambda: (means.append(copied(trainee.trainable())), Validation(len(means), 1.0))[1]  # noqa: E731
+        fit = make_fit(trainee, validate=validate, events=events, average=0.75)
+        result = fit.run()
+        wanted = steps[0]
+        for values in steps[1:]:
+            wanted = {name: 0.75 * wanted[name] + 0.25 * value for name, value in values.items()}
+        torch.testing.assert_close(means[-1], wanted)
+        assert_equal(result.best, means[-1])
+        plain = Recorded()
+        make_fit(plain, average=0.0).run()
+        torch.testing.assert_close(steps[-1], copied(plain.trainable()))
+
     def test_epochs_far_from_the_peak_weigh_as_much_as_they_can(self):
         averaging = Averaging(peak=0.5, width=1e-4)
         assert [averaging.share(epoch, 4) for epoch in (1, 2)] == [1.0, 1.0]

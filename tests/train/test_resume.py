@@ -62,11 +62,11 @@ def without_seconds(result):
     return history, result.progress.best_epoch, result.progress.step, result.progress.epoch
 
 
-@pytest.mark.parametrize("averaging", [None, Averaging(0.5, 0.3)])
+@pytest.mark.parametrize("mean", [{}, {"averaging": Averaging(0.5, 0.3)}, {"average": 0.8}], ids=str)
 @pytest.mark.parametrize("passes", [1, 2])
-def test_stopped_after_every_batch(tmp_path, passes, averaging):
-    _, wanted, trainee = uninterrupted(passes=passes, averaging=averaging)
-    _, found, seen = in_sittings(tmp_path / "run", [1] * 12 * passes, passes=passes, averaging=averaging)
+def test_stopped_after_every_batch(tmp_path, passes, mean):
+    _, wanted, trainee = uninterrupted(passes=passes, **mean)
+    _, found, seen = in_sittings(tmp_path / "run", [1] * 12 * passes, passes=passes, **mean)
     assert seen == trainee.seen
     assert_equal(found.best, wanted.best)
     assert without_seconds(found) == without_seconds(wanted)

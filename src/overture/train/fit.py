@@ -90,7 +90,8 @@ class Fit:
         who: what its events call it, for people; they name the seed where it is empty.
         key: its name among others of a cohort, whose checkpoint and stop are the cohort's.
         cut: an epoch's batches of rows, from their size, the seed and the epoch.
-        averaging: weights of the epochs in the mean that is validated and kept instead of the values of one epoch.
+        averaging: weights of the epochs in the mean that is validated and kept instead of the values of one epoch;
+            over the steps, as ``config.average`` says, where it is None.
 
     Attributes:
         norm: length of the last gradient, before it was clipped.
@@ -184,6 +185,10 @@ class Fit:
         for group, factor in zip(self.optimiser.param_groups, self.factors, strict=True):
             group["lr"] = self.lr * share * factor
         self.optimiser.step()
+        if self.config.average and not self.averaging:
+            # The mean begins with the values of the first step.
+            for name, value in self.values.items():
+                self.mean[name] = self.mean.get(name, value).lerp(value, 1 - self.config.average).detach()
         progress.batch, progress.step = progress.batch + 1, progress.step + 1
         progress.loss_sum, progress.weight_sum = progress.loss_sum + loss, progress.weight_sum + weight
         self.events(
@@ -205,16 +210,17 @@ class Fit:
         }
 
     def show_mean(self) -> dict[str, Tensor]:
-        """Put the mean of the epochs so far in place of the values, to be validated and kept; `show` ends it.
+        """Put the mean so far in place of the values, to be validated and kept; `show` ends it.
 
         Returns:
             The values to go on from; none without averaging.
         """
-        if self.averaging is None:
+        if self.averaging is None and not self.config.average:
             return {}
         trained = {name: value.detach().clone() for name, value in self.values.items()}
-        share = self.averaging.share(self.progress.epoch + 1, self.config.num_epochs)
-        self.mean = {name: self.mean.get(name, value).lerp(value, share) for name, value in trained.items()}
+        if self.averaging:
+            share = self.averaging.share(self.progress.epoch + 1, self.config.num_epochs)
+            self.mean = {name: self.mean.get(name, value).lerp(value, share) for name, value in trained.items()}
         self.show(self.mean)
         return trained
 
