@@ -53,13 +53,12 @@ class TrainConfig(Config):
     weight_decay: float = Field(0.0, ge=0, description="Decoupled weight decay.")
     warmup_steps: int = Field(10, ge=0, description="Steps over which the learning rate rises.")
     schedule: Literal["linear", "constant"] = Field("linear", description="The learning rate after the warm-up.")
-    average: float | None = Field(
-        None,
+    average: float = Field(
+        0.0,
         ge=0,
         lt=1,
         description="The share that a mean of the values keeps of itself at each step; the mean is validated and kept "
-        "in place of the values. 0 for the values themselves; if not given that, too, but 0.9 for texts that answer a "
-        "text (kind generation).",
+        "in place of the values. 0 for the values themselves.",
     )
     clip: float = Field(1.0, gt=0, description="Largest length of the gradient.")
     patience: int = Field(3, ge=1, description="Epochs without a better validation score before training stops.")
