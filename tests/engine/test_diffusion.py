@@ -147,6 +147,14 @@ def test_a_caption_has_one_place_and_fits(caption, folders):
         model.encoders["text_encoder"].laid_out(caption, 2)
 
 
+def test_a_tokenizer_of_another_model_is_refused(folders, tmp_path):
+    shutil.copytree(folders["sd"][0], tmp_path / "odd")
+    path = tmp_path / "odd" / "tokenizer" / "tokenizer_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "pad_token": "!"}))
+    with pytest.raises(BackboneError, match="another model"):
+        loaded(tmp_path / "odd")
+
+
 def test_what_is_no_such_model_is_refused(folders, tmp_path):
     folder, _ = folders["sd"]
 
@@ -188,3 +196,37 @@ def test_the_fingerprint_is_that_of_all_parts(folders, tmp_path):
         shutil.copy(tmp_path / "other" / f"{part}.safetensors", copy / f"{part}.safetensors")
         assert diffusion_info(str(copy)).weights_sha256 != info.weights_sha256
     assert diffusion_info(f"{folder}@64px").processor_sha256 != info.processor_sha256
+
+
+def test_files_as_they_were_published_are_read(folders, tmp_path):
+    """Stable Diffusion 1.5's: a vocabulary with merges, PNDM's scheduler, the text encoder's names of then."""
+    from safetensors.torch import load_file, save_file
+
+    folder, old = folders["sd"][0], tmp_path / "old"
+    shutil.copytree(folder, old)
+    whole = json.loads((old / "tokenizer" / "tokenizer.json").read_text())
+    (old / "tokenizer" / "tokenizer.json").unlink()
+    (old / "tokenizer" / "vocab.json").write_text(json.dumps(whole["model"]["vocab"]))
+    (old / "tokenizer" / "merges.txt").write_text("#version: 0.2\n")
+    mark = {"__type": "AddedToken", "lstrip": False, "normalized": True, "rstrip": False, "single_word": False}
+    tokenizer = {name: mark | {"content": "<|endoftext|>"} for name in ("eos_token", "unk_token")}
+    tokenizer |= {"bos_token": mark | {"content": "<|startoftext|>"}, "pad_token": "<|endoftext|>"}
+    tokenizer |= {"tokenizer_class": "CLIPTokenizer", "model_max_length": 77, "do_lower_case": True}
+    (old / "tokenizer" / "tokenizer_config.json").write_text(json.dumps(tokenizer))
+    scheduler = {"_class_name": "PNDMScheduler", "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+    scheduler |= {"beta_start": 0.00085, "num_train_timesteps": 1000, "skip_prk_steps": True, "steps_offset": 1}
+    (old / "scheduler" / "scheduler_config.json").write_text(json.dumps(scheduler | {"clip_sample": False}))
+    weights = load_file(old / "text_encoder" / "model.safetensors")
+    weights = {f"text_model.{name.removeprefix('text_model.')}": value for name, value in weights.items()}
+    weights["text_model.embeddings.position_ids"] = torch.arange(77)[None]
+    save_file(weights, old / "text_encoder" / "model.safetensors", {"format": "pt"})
+    vae = json.loads((old / "vae" / "config.json").read_text())
+    del vae["scaling_factor"]
+    (old / "vae" / "config.json").write_text(json.dumps(vae))
+    models = [loaded(folder), loaded(old)]
+    vectors, generator = vectors_of(models[0], LENGTH), torch.Generator().manual_seed(2)
+    latents, noise = [torch.randn(2, *models[0].latent_shape, generator=generator) for _ in range(2)]
+    times = torch.tensor([10, 500])
+    ours = [model.errors(latents, noise, times, model.conditions(CAPTIONS, vectors)) for model in models]
+    assert torch.equal(*ours)
+    assert models[1].vae.config.scaling_factor == models[0].vae.config.scaling_factor

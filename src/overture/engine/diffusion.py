@@ -268,10 +268,18 @@ class TextEncoder:
     Args:
         model: transformers' model.
         tokenizer: transformers' tokenizer.
+
+    Raises:
+        BackboneError: the tokenizer is another model's.
     """
 
     def __init__(self, model: Any, tokenizer: Any) -> None:
         self.model, self.tokenizer = model, tokenizer
+        marks = [tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id]
+        num_rows = len(model.get_input_embeddings().weight)
+        if not all(mark is not None and mark < num_rows for mark in marks):
+            got = f"start, end and padding {', '.join(map(str, marks))}"
+            raise BackboneError("the tokenizer is of another model", got=got, wanted=f"tokens below {num_rows}")
         self.context = int(min(tokenizer.model_max_length, model.config.max_position_embeddings))
 
     def ids_of(self, text: str) -> list[int]:
