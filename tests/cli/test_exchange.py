@@ -65,6 +65,23 @@ def test_import_for_people(adapter, make_task, overture, tiny, tmp_path) -> None
     assert "note: the adapter names its/own" in done.err
 
 
+def test_a_prompt_of_another_store_is_kept_whole(adapter, make_task, overture, tiny, tmp_path) -> None:
+    theirs, ours = tmp_path / "theirs", tmp_path / "ours"
+    overture("import", adapter(), "--task", make_task(), "--store", theirs)
+    folder = theirs / "prompts" / "mood" / "v1"
+    for name, wanted in (([], "mood@1"), ([], "mood@2"), (["--name", "other"], "other@1")):
+        assert overture("import", folder, *name, "--store", ours, "--json").json["prompt"] == wanted
+    before, after = ((store / "prompts/mood/v1/prompt.safetensors").read_bytes() for store in (theirs, ours))
+    assert before == after
+    manifest = overture("show", "other", "--store", ours, "--json").json["manifest"]
+    assert (manifest["task"]["name"], manifest["trainable"]) == ("mood", 3 * WIDTH)
+    assert "stored mood@3: vectors at before, 3 tokens" in overture("import", folder, "--store", ours).out
+    refused = overture("import", folder, "--task", make_task(), "--store", ours)
+    assert (refused.code, "--task" in refused.err) == (2, True)
+    (folder / "prompt.safetensors").write_bytes(b"torn")
+    assert overture("import", folder, "--store", ours).code == 2
+
+
 def test_a_folder_is_kept_by_its_whole_path(adapter, make_task, overture, tiny, monkeypatch) -> None:
     folder, task = adapter(base_model_name_or_path=tiny.name), make_task()
     monkeypatch.chdir(tiny.parent)

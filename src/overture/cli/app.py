@@ -71,7 +71,7 @@ _PANELS = {
         "alias": _Listed("prompts.alias_command", "Name a version of a prompt, such as movie@prod."),
         "rm": _Listed("prompts.rm_command", "Remove a prompt, or one version of it."),
         "export": _Listed("exchange.export_command", "Write a prompt for peft, NumPy, or as JSON."),
-        "import": _Listed("exchange.import_command", "Store the prompt of a peft adapter, or a concept."),
+        "import": _Listed("exchange.import_command", "Store a prompt of peft or another store, or a concept."),
     },
     "Find a better one": {
         "compare": _Listed("compare.command", "Measure prompts, LoRA, fine-tuning and others side by side."),

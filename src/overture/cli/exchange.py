@@ -1,4 +1,4 @@
-"""``overture import`` and ``overture export``: prompts from and to other programs."""
+"""``overture import`` and ``overture export``: prompts from and to other programs and stores."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -20,8 +20,8 @@ def import_command(
         Path,
         typer.Argument(
             metavar="DIR|FILE",
-            help="A peft adapter: adapter_config.json and adapter_model.safetensors; or a concept of a model that "
-            "draws: learned_embeds.safetensors.",
+            help="A peft adapter: adapter_config.json and adapter_model.safetensors; a prompt of another store: "
+            "prompt.json and prompt.safetensors; or a concept of a model that draws: learned_embeds.safetensors.",
         ),
     ],
     task: Annotated[
@@ -52,16 +52,25 @@ def import_command(
     store: StoreOption = None,
     is_json: JsonOption = False,
 ) -> None:
-    """Keep the prompt of a peft adapter, which gives the logits that it gives in peft; or a concept's vectors."""
+    """Keep the prompt of a peft adapter, which gives the logits that it gives in peft; or any other prompt."""
     root = store_root(store)
 
     from overture.jobs.run.request import tune_config
+    from overture.store.artifact import MANIFEST_FILE
     from overture.store.names import checked_name
     from overture.store.store import Store
 
     if name:
         checked_name(name)
     check_writable(root)
+    if (folder / MANIFEST_FILE).is_file():
+        given = {"--task": task, "--backbone": backbone, "--task-id": task_id, "--token": token}
+        unread = [option for option, value in given.items() if value is not None]
+        if unread:
+            what = "a prompt of a store says itself what it is for"
+            raise ConfigError(what, where=", ".join(unread), wanted="--name and --store alone", fix="leave it out")
+        _import_prompt(folder, Store(root, say), name, store_flag(store), is_json)
+        return
     if _is_concept(folder):
         _import_concept(folder, Store(root, say), backbone, token, name, store_flag(store), is_json)
         return
@@ -104,6 +113,22 @@ def import_command(
             asking(result.prompt, result.folder, flag),
         ],
     )
+
+
+def _import_prompt(folder: Path, store: "Store", name: str | None, flag: str, is_json: bool) -> None:
+    """Keep a prompt of another store as the next version of its name, whole: scores, task and origin with it."""
+    from overture.store.artifact import load_artifact, read_manifest
+
+    manifest, tensors = load_artifact(folder, may_draw=True)
+    kept = store.add(manifest if name is None else manifest.model_copy(update={"name": name}), tensors)
+    manifest = read_manifest(kept)
+    result = {"prompt": manifest.ref, "folder": str(kept), "imported_from": str(folder)}
+    if is_json:
+        emit(result)
+        return
+    what = f"{manifest.method} at {manifest.place}, {manifest.length} tokens, for {manifest.backbone.id}"
+    show_text(console(), f"stored {manifest.ref}: {what}")
+    show_next("Look at it:", [f"overture show {manifest.ref}{flag}"])
 
 
 def _is_concept(path: Path) -> bool:
