@@ -9,8 +9,9 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-_GRACE_S = 3.0
-"""Seconds after which a promised place is free again: told seconds are whole ones, and the way takes time."""
+_GRACE_S, _GRACE = 3.0, 0.1
+"""Seconds, and share of those that were told, after which a promised place is free again: told seconds are whole ones,
+and the way takes time."""
 _MOST = 4096
 """Places of a tenant; beyond them nothing is promised."""
 _MEMORY = 0.05
@@ -24,12 +25,19 @@ class Promise:
     Args:
         cost: units of the request.
         reading: units of these until it begins.
-        due: when it comes up.
+        told: when the request was told to come again.
+        due: when it shall come.
     """
 
     cost: float
     reading: float
+    told: float
     due: float
+
+    @property
+    def until(self) -> float:
+        """When the place is free for others."""
+        return self.due + _GRACE_S + _GRACE * (self.due - self.told)
 
 
 @dataclass(slots=True)
@@ -58,7 +66,7 @@ class Promises:
     def expire(self, now: float) -> None:
         """Forget the places for which nobody came."""
         for tenant, places in list(self.by_tenant.items()):
-            while places and next(iter(places.values())).due + _GRACE_S < now:
+            while places and next(iter(places.values())).until < now:
                 places.popitem(last=False)
                 self.share -= _MEMORY * self.share
             if not places:

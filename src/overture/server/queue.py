@@ -206,7 +206,7 @@ class Queue:
         if over_s > 0 and (lane.running or lane.tenants):
             if promise is not None and not is_due:
                 return promise.due - now
-            lane.promises.give(tenant, key, Promise(cost, reading_of(request), now + over_s))
+            lane.promises.give(tenant, key, Promise(cost, reading_of(request), now, now + over_s))
             return over_s
         if promise is not None:
             lane.promises.take(tenant, key)
