@@ -12,6 +12,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from operator import truediv
 from pathlib import Path
 
 import numpy as np
@@ -80,8 +81,8 @@ def stepper(model: PromptedModel, rows: Sequence[Encoded], layer: int | None) ->
     return step
 
 
-def alternated(works: Mapping[str, Work], repeats: int) -> dict[str, float]:
-    """Processor seconds for each image: medians over turns that the works take, after one that is not counted."""
+def alternated(works: Mapping[str, Work], repeats: int) -> dict[str, list[float]]:
+    """Processor seconds for each image in each turn that the works take, after one that is not counted."""
     seconds: dict[str, list[float]] = {name: [] for name in works}
     for turn in range(repeats + 1):
         for name, work in works.items():
@@ -89,7 +90,24 @@ def alternated(works: Mapping[str, Work], repeats: int) -> dict[str, float]:
             work()
             if turn:
                 seconds[name].append((time.process_time() - started) / IMAGES)
+    return seconds
+
+
+def medians(seconds: Mapping[str, list[float]]) -> dict[str, float]:
+    """The median of each work's turns."""
     return {name: round(statistics.median(times), 5) for name, times in seconds.items()}
+
+
+def ratios(seconds: Mapping[str, list[float]], base: str) -> dict[str, dict[str, float]]:
+    """Times of each longer work over those of one: median of the turns' ratios, and the ratio of the least times."""
+    longer = [name for name in seconds if int(name) > int(base)]
+    return {
+        f"{name} / {base}": {
+            "median of turns": round(statistics.median(map(truediv, seconds[name], seconds[base])), 4),
+            "of least": round(min(seconds[name]) / min(seconds[base]), 4),
+        }
+        for name in longer
+    }
 
 
 def main() -> None:
@@ -102,19 +120,16 @@ def main() -> None:
     started, backbone = start_facts(), load_backbone(options.model, notify=lambda text: None)
     rows, model = rows_of(backbone), PromptedModel(backbone, None, InputCache(1 << 28))
     model.ask(rows, Features())
-    result = {
-        "reading": alternated({str(length): reader(model, rows, length) for length in LENGTHS}, options.repeats),
-        "steps": alternated(
-            {
-                "deep": stepper(model, rows, None),
-                **{f"vectors at layer {layer}": stepper(model, rows, layer) for layer in (0, 6, 9, 11)},
-            },
-            options.repeats,
-        ),
+    reading = alternated({str(length): reader(model, rows, length) for length in LENGTHS}, options.repeats)
+    steps = {
+        "deep": stepper(model, rows, None),
+        **{f"vectors at layer {layer}": stepper(model, rows, layer) for layer in (0, 6, 9, 11)},
     }
-    print(json.dumps(result, indent=2))
+    result = {"reading": medians(reading), "steps": medians(alternated(steps, options.repeats))}
+    grown = ratios(reading, "10")
+    print(json.dumps({**result, "ratios": grown}, indent=2))
     facts = {**machine_facts(), **started, "images": IMAGES, "threads": options.threads, "repeats": options.repeats}
-    write_json(options.out / "cost.json", {**facts, "cpu_seconds_per_image": result})
+    write_json(options.out / "cost.json", {**facts, "cpu_seconds_per_image": result, "reading_ratios": grown})
 
 
 if __name__ == "__main__":
