@@ -149,7 +149,7 @@ class WorkerOptions(Record):
     )
     text_bytes: int | None = Field(None, ge=0, description="memory for kept texts; a share of what is free when None")
     prompt_bytes: int = Field(1 << 30, ge=0, description="memory for open prompts; the one used longest ago is closed")
-    step_s: float = Field(0.25, gt=0, description="seconds between two tokens of an answer while texts are read")
+    step_s: float = Field(0.3, gt=0, description="seconds between two tokens of an answer while texts are read")
     vllm: VllmOptions | None = Field(None, description="a vLLM server that has the model; None for this engine alone")
 
 
