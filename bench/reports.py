@@ -28,6 +28,7 @@ TASKS = {
     "ner": "Names in tweets, written by a decoder",
     "ner-minilm": "Names in tweets, tagged by an encoder",
     "textile": "Defects in cloth, seen by an encoder of images",
+    "textile-deep": "Defects in cloth, read in the best layer of an encoder of images",
 }
 
 
