@@ -70,12 +70,15 @@ def searches() -> str:
         ]
         claims = [(seed, claim) for seed in seeds for claim in seed["claims"]]
         controls = dict.fromkeys(claim["control"] for _, claim in claims)
+        cpu_seconds = [seed["cpu_seconds"] for seed in seeds if "cpu_seconds" in seed]
         lines = []
         for control in controls:
             own = [claim for _, claim in claims if claim["control"] == control]
             gains = ", ".join(f"{100 * claim['difference']:+.1f}" for claim in own)
             num_better = sum(claim["is_better"] for claim in own)
-            lines.append([control, gains, f"{num_better} of {len(own)}"])
+            mean = across_seeds([100 * claim["difference"] for claim in own])
+            interval = "" if mean.low is None else f"{mean.mean:+.1f} ({mean.low:+.1f} to {mean.high:+.1f})"
+            lines.append([control, gains, interval, f"{num_better} of {len(own)}"])
         sizes, luck = seeds[0]["rows"], seeds[0]["luck"]
         num_equal = luck.get("finalists") or luck["candidates"]
         precisions = {
@@ -93,12 +96,16 @@ def searches() -> str:
                 rows,
             )
             + "\n\n"
-            + table(["the prompt of words against", "points, seed by seed", "seeds with a significant gain"], lines)
+            + table(
+                ["the prompt of words against", "points, seed by seed", "mean (95% over seeds)", "significant gains"],
+                lines,
+            )
             + f"\n\n![Test accuracy on {title}](images/hard-{task}.png)\n\nBy luck alone the best of "
             f"{num_equal} equal candidates looks {100 * luck['points']:.1f} points better on the validation "
             f"rows of the first seed. The winner: {winners}. Precision: {precision}. "
-            f"A search ran {fmean(seed['tokens'] for seed in seeds):,.0f} live tokens."
-            f"\n\n```sh\n{result['command']}\n```"
+            f"A search ran {fmean(seed['tokens'] for seed in seeds):,.0f} live tokens"
+            + (f" in {min(cpu_seconds):.0f} to {max(cpu_seconds):.0f} CPU seconds." if cpu_seconds else ".")
+            + f"\n\n```sh\n{result['command']}\n```"
         )
     return "\n\n".join(parts) or "No searches are kept."
 
