@@ -40,7 +40,7 @@ from common import add_data, machine_facts, script_parser, start_facts
 from tasks import decoder_task, rows_of
 
 WORDS = ("zebra", "lantern", "violin", "harbor", "pepper", "anchor", "meadow", "copper", "tunnel", "feather")
-TRAIN, VALIDATION, TEST, OCCLUDED, MOST_WORDS = 128, 16, 64, 6, 14
+TRAIN, VALIDATION, TEST, OCCLUDED, MOST_WORDS = 64, 16, 64, 6, 14
 SURE = 0.05
 
 
