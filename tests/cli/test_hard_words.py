@@ -29,6 +29,10 @@ def test_a_found_prompt_goes_through_every_command(found, overture, tmp_path):
     assert manifest["text"] == found["text"]
     shown = overture("show", "mood")
     assert "text" in shown.out
+    # The winner of these rows is kept with a temperature and biases, which every command applies.
+    assert found["winner"]["wording"]["scaling"]
+    assert "label scores" in shown.out
+    assert "then shifted: " in shown.out
     again = overture("eval", "mood", "--json").json
     assert again["metrics"]["test"]["accuracy"]["value"] == found["metrics"]["test"]["accuracy"]["value"]
     assert overture("predict", "mood", "fine day", "--json").json
@@ -74,7 +78,7 @@ def test_words_and_values_are_compared(found, make_task, overture, tmp_path):
 def test_the_screen_names_controls_and_luck(make_task, overture):
     done = overture("search", make_task(), "--form", "hard", "--room", "32", *SOURCES, *SETTINGS)
     assert done.code == 0, done.err
-    for text in ("the task file alone", "By luck alone", "corrected p", "live tokens"):
+    for text in ("the task file alone", "label scores: divided by", "By luck alone", "corrected p", "live tokens"):
         assert text in done.out
     shuffled = overture("search", make_task(), "--form", "hard", "--shuffle-labels", *SOURCES, *SETTINGS)
     assert "Labels were shuffled" in shuffled.out

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from overture.cli.options import store_root
 from overture.cli.out import console, loading, say, seconds_text, show_notes, show_text
-from overture.cli.report import asking, interval_text, show_next
+from overture.cli.report import asking, interval_text, scaling_text, show_next
 from overture.cli.tables import Column, show_table
 from overture.cli.tune import finish, worked
 from overture.core.errors import ConfigError
@@ -155,8 +155,7 @@ def _winner_lines(result: "HardResult") -> Iterator[str]:
     wording = result.winner.wording
     yield from (f"{name}: {value}" for name, value in wording.dump().items() if value and name != "scaling")
     if scaling := wording.scaling:
-        biases = ", ".join(f"{label} {bias:+.2f}" for label, bias in scaling.label_bias.items())
-        yield f"label scores are divided by {scaling.temperature:.2f}, then shifted: {biases}"
+        yield f"label scores: {scaling_text(scaling.temperature, scaling.label_bias)}"
 
 
 def _claim_line(claim: "Claim", metric: str) -> str:

@@ -1,7 +1,7 @@
 """``overture list``, ``show``, ``diff``, ``alias`` and ``rm``: the prompts of a store."""
 
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,7 +10,7 @@ import typer
 
 from overture.cli.options import JsonOption, PromptArgument, StoreOption, store_flag, store_root
 from overture.cli.out import console, emit, is_verbose, say, show_text
-from overture.cli.report import gates_line, interval_text, show_next, worth_of
+from overture.cli.report import gates_line, interval_text, scaling_text, show_next, worth_of
 from overture.cli.tables import Column, show_facts, show_table
 from overture.core.errors import StoreError
 
@@ -146,6 +146,12 @@ def show_command(prompt: PromptArgument, store: StoreOption = None, is_json: Jso
     show_next("Use it:", [f"overture export {prompt}{flag} --to diffusers" if manifest.concept else use])
 
 
+def _scaling_facts(options: Mapping[str, Any]) -> dict[str, str]:
+    """How label scores are read, where they have a temperature or biases."""
+    temperature, biases = options.get("temperature", 1.0), options.get("label_bias", {})
+    return {"label scores": scaling_text(temperature, biases)} if temperature != 1 or biases else {}
+
+
 def _facts(folder: Path, manifest: "Manifest") -> dict[str, str]:
     backbone, task = manifest.backbone, manifest.task
     template = task.get("template", "")
@@ -157,6 +163,7 @@ def _facts(folder: Path, manifest: "Manifest") -> dict[str, str]:
         **_text_facts(manifest),
         **({} if manifest.concept else {"template": shown}),
         **({"labels": ", ".join(f"{label}: {word!r}" for label, word in labels.items())} if labels else {}),
+        **_scaling_facts(task.get("options") or {}),
         **({"sure by": _sure_by(manifest.shares)} if manifest.shares else {}),
         **({"gates": gates_line(manifest.lineage.gates)} if manifest.lineage.gates else {}),
         "made": ", ".join(

@@ -173,6 +173,12 @@ def interval_text(score: Interval) -> str:
     return f"{score.low:.3f} to {score.high:.3f}"
 
 
+def scaling_text(temperature: float, biases: Mapping[str, float]) -> str:
+    """What is done to label scores before they are compared."""
+    shifts = ", ".join(f"{label} {bias:+.2f}" for label, bias in biases.items())
+    return f"divided by {temperature:.2f}" + (f", then shifted: {shifts}" if shifts else "")
+
+
 def sentence(control: str, paired: Paired, who: str = "tuned prompt") -> str:
     """One paired test in plain words."""
     difference = paired.difference
