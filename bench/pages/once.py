@@ -215,10 +215,12 @@ def written_text(results: Sequence[Found]) -> str:
         f"{first['dtype']}; {first['rows']['validation']} validation rows choose the epoch by their loss, "
         f"{first['rows']['test']} test rows are scored by BLEU: mean over the seeds with its 95% t interval. Losses "
         "are those of an answer's token at the chosen epoch: on training rows, on validation rows, and of the latter "
-        "the first token's and the others'. CPU seconds are those of reading and training, the validation loss "
-        "included, nothing written, on a machine with other work."
+        "the first token's and the others'. Words are those of an answer, on average: BLEU takes points from what is "
+        "shorter than the references. CPU seconds are those of reading and training, the validation loss included, "
+        "nothing written, on a machine with other work."
     )
-    head = ["way", "BLEU", "95% interval", "seeds", "training loss", "validation loss", "first token", "others"]
+    losses = ["training loss", "validation loss", "first token", "others"]
+    head = ["way", "BLEU", "95% interval", "seeds", "words", *losses]
     rows = [_written_row(*key, cells) for key, cells in groups.items()]
     made_by = "Made by\n\n```\n" + "\n".join(sorted({_written_command(cell) for cell in results})) + "\n```"
     return "\n\n".join([text, table([*head, "trained values", "CPU seconds"], rows), made_by])
@@ -235,7 +237,8 @@ def _written_row(way: str, tag: str, cells: Sequence[Found]) -> list[str]:
     losses = [loss("training", "all"), *(loss("validation", part) for part in ("all", "first", "others"))]
     name = f"{way}, {tag.replace('-', ' ')}" if tag else way
     values = f"{cells[0]['trainable']:,}"
-    return [name, f"{scores.mean:.3f}", interval, str(len(cells)), *losses, values, f"{seconds:.0f}"]
+    words = fmean(len(answer.split()) for cell in cells for answer in cell["predicted"])
+    return [name, f"{scores.mean:.3f}", interval, str(len(cells)), f"{words:.1f}", *losses, values, f"{seconds:.0f}"]
 
 
 def _written_command(cell: Found) -> str:

@@ -184,11 +184,12 @@ def test_written_sentences_are_told_by_way():
         facts |= {"rows": {"validation": 32, "test": 100}, "steps": 32, "given": ["options.rank=2"] if tag else []}
         seconds = {"reading": 1.0, "training": 2.0}
         scores = {"bleu": {"value": bleu}}
-        return facts | {"losses_at_best": losses, "cpu_seconds": seconds, "test": scores, "trainable": 9}
+        answers = {"predicted": ["one two", "one two three"]}
+        return facts | {"losses_at_best": losses, "cpu_seconds": seconds, "test": scores, "trainable": 9} | answers
 
     text = importlib.import_module("once").written_text([cell(0, 0.2), cell(1, 0.4), cell(0, 0.3, "rank-2")])
     rows = [line for line in text.splitlines() if line.startswith("| lora:after")]
-    assert rows[0].startswith("| lora:after | 0.300 | 0.000-1.000 | 2 | 1.00 | 1.00 | 2.00 | 0.50 | 9 | 3 |")
+    assert rows[0].startswith("| lora:after | 0.300 | 0.000-1.000 | 2 | 2.5 | 1.00 | 1.00 | 2.00 | 0.50 | 9 | 3 |")
     assert rows[1].startswith("| lora:after, rank 2 | 0.300 | - | 1 |")
     assert '--way lora:after --tag rank-2 --set "options.rank=2"' in text
 
