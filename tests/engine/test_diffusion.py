@@ -13,7 +13,7 @@ pytest.importorskip("diffusers", reason="diffusers is not installed: pip install
 from diffusion_fakes import loaded, pictures, saved_pipeline, vectors_of
 from overture.core.errors import BackboneError, ConfigError
 from overture.core.records.prompt import Concept, Lineage
-from overture.engine.diffusion import diffusion_info
+from overture.engine.diffusion_files import diffusion_info
 from overture.exchange.embeddings import diffusers_files, webui_files
 from overture.jobs.concept.keep import concept_manifest
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from overture.core.records.prompt import Concept, Lineage, MadeWith
 from overture.core.versions import versions
-from overture.engine.diffusion import DiffusionInfo
+from overture.engine.diffusion_files import DiffusionInfo
 from overture.store.manifest import BackboneRef, Manifest
 
 METHOD, PLACE = "textual-inversion", "caption"

@@ -6,7 +6,7 @@ from overture.core.errors import ConfigError
 from overture.core.records.concept import ConceptImport
 from overture.core.records.prompt import Concept, Lineage
 from overture.data.task_text import slug
-from overture.engine.diffusion import diffusion_info
+from overture.engine.diffusion_files import diffusion_info
 from overture.exchange.embeddings import fitted_vectors, read_embedding
 from overture.jobs.concept.keep import concept_manifest
 from overture.jobs.concept.options import TOKEN, is_token
