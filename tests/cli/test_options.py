@@ -99,7 +99,10 @@ def test_every_command_names_its_exit_codes_and_its_defaults(name):
     # Values have names in capitals or are choices, never the names of Python's types.
     assert not re.search(r"<(str|int|float|path|list|bool)", shown)
     for flag in getattr(COMMANDS[name].callback, "flags", ()):
-        default = field_of(flag.model, flag.path).default
+        outer, _, field_name = flag.path.rpartition(".")
+        # A command's own settings may hold other defaults than the class of the inner settings.
+        inner = field_of(flag.model, outer).get_default(call_default_factory=True) if outer else None
+        default = getattr(inner, field_name) if isinstance(inner, Config) else field_of(flag.model, flag.path).default
         if isinstance(default, int | float) and not isinstance(default, bool):
             assert f"Default: {default}." in shown
 

@@ -167,7 +167,7 @@ def test_a_store_that_cannot_be_written_is_told_before_training(whole: Path, ove
     monkeypatch.setattr(store_module.os, "access", lambda path, mode: not mode & os.W_OK)
     for words in (["prune", "mood"], ["tune", "task.yaml"]):
         refused = overture(*words, "--json")
-        assert (refused.code, refused.json["error"]) == (2, "StoreError")
+        assert (refused.code, refused.json["error"]) == (2, "StoreReadOnly")
 
 
 def test_a_candidate_that_diverges_is_not_chosen(whole: Path, monkeypatch) -> None:
