@@ -10,7 +10,7 @@ from torch.overrides import TorchFunctionMode
 
 from fakes import CASES, KINDS, Case, backbone_of, is_fit, make_model, make_prompt, make_rows
 from overture.core.injection import Injection, LayerMemory, Memory, Vectors
-from overture.engine import attention, cache, transfer
+from overture.engine import cache, step, transfer
 from overture.engine.backbone import Backbone
 from overture.engine.cache import InputCache
 from overture.engine.frontends.text import text_backbone
@@ -129,7 +129,7 @@ class TestCausalKernel:
             found.append(is_plain(step, *args))
             return found[-1]
 
-        monkeypatch.setattr(attention, "FUSED", {"cpu": 0})
+        monkeypatch.setattr(step, "FUSED", {"cpu": 0})
         monkeypatch.setattr(Step, "is_plain", told)
         return found
 
@@ -142,7 +142,7 @@ class TestCausalKernel:
         loss = model.loss(rows)
         found = torch.autograd.grad(loss, list(model.trainable().values()))
         assert any(used) == (family in ("llama", "gpt2")), "windows, caps and both directions need masks"
-        monkeypatch.setattr(attention, "FUSED", {})
+        monkeypatch.setattr(step, "FUSED", {})
         wanted = model.loss(rows)
         torch.testing.assert_close(loss, wanted)
         torch.testing.assert_close(found, torch.autograd.grad(wanted, list(model.trainable().values())))
