@@ -119,6 +119,17 @@ class Load:
             heard.gaps_s += [after - before for before, after in pairwise(times)]
         return reply.status_code, float(reply.headers.get("retry-after", 0))
 
+    async def kept_mb(self) -> float:
+        """Megabytes that the server says it keeps on purpose, within its limits: texts, and slots of answers."""
+        lines = (await self.client.get("/metrics")).text.splitlines()
+        kept = [
+            float(line.split()[1])
+            for line in lines
+            if line.startswith(("overture_engine_text_bytes ", "overture_engine_slot_bytes "))
+        ]
+        assert len(kept) == 2
+        return round(sum(kept) / 1e6, 1)
+
     async def closed(self, seconds: float) -> float:
         """Requests a second of so many clients."""
         heard, end = Heard(), time.monotonic() + seconds
@@ -148,15 +159,15 @@ class Load:
 def shares(values: list[float]) -> dict[str, float]:
     """Middle, tail and largest, in seconds."""
     ordered = sorted(values) or [float("nan")]
-    at = {"p50": 0.5, "p99": 0.99, "max": 1.0}
-    cut = {name: round(ordered[min(len(ordered) - 1, int(share * len(ordered)))], 3) for name, share in at.items()}
+    quantiles = {"p50": 0.5, "p99": 0.99, "max": 1.0}
+    cut = {name: round(ordered[min(len(ordered) - 1, int(part * len(ordered)))], 3) for name, part in quantiles.items()}
     return {**cut, "n": len(values)}
 
 
 def memory_of(process: Any) -> float:
     """Megabytes of the server's processes."""
-    found = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
-    return round(sum(one.memory_info().rss for one in found) / 1e6, 1)
+    family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+    return round(sum(member.memory_info().rss for member in family) / 1e6, 1)
 
 
 async def measured(url: str, texts: list[str], options: Any, process: Any) -> dict[str, Any]:
@@ -164,7 +175,7 @@ async def measured(url: str, texts: list[str], options: Any, process: Any) -> di
     await load.closed(8)
     capacity = await load.closed(options.capacity_s)
     print("capacity", round(capacity, 2), flush=True)
-    before = memory_of(process)
+    before, kept_before = memory_of(process), await load.kept_mb()
     heard = await load.opened(0.8 * capacity, options.steady_s)
     steady = {
         "requests_per_s": round(heard.sent / options.steady_s, 2),
@@ -173,9 +184,10 @@ async def measured(url: str, texts: list[str], options: Any, process: Any) -> di
         "gap_s": shares(heard.gaps_s),
         "statuses": {str(status): num for status, num in heard.statuses.items()},
         "rss_mb": [before, memory_of(process)],
+        "kept_mb": [kept_before, await load.kept_mb()],
     }
     print("steady", json.dumps(steady), flush=True)
-    before = memory_of(process)
+    before, kept_before = memory_of(process), await load.kept_mb()
     heard = await load.opened(2 * capacity, options.overload_s, retries=True)
     overload = {
         "goodput_over_capacity": round(heard.answered / options.overload_s / capacity, 3),
@@ -186,6 +198,7 @@ async def measured(url: str, texts: list[str], options: Any, process: Any) -> di
         "labels_s": shares(heard.labels_s),
         "first_token_s": shares(heard.first_s),
         "rss_mb": [before, memory_of(process)],
+        "kept_mb": [kept_before, await load.kept_mb()],
     }
     print("overload", json.dumps(overload), flush=True)
     await load.client.aclose()

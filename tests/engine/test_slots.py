@@ -1,5 +1,6 @@
 """An answer that is begun while others are being written equals the same answer alone; slots that get free are used."""
 
+from concurrent.futures import ThreadPoolExecutor
 from random import Random
 
 import pytest
@@ -104,6 +105,21 @@ def test_a_failure_of_what_is_carried_is_not_the_carriers():
     for line in (bad, good):
         slots.drop(line)
     assert (slots.step(), len(slots)) == ([], 0)
+
+
+@torch.no_grad()
+def test_a_pass_of_another_thread_carries_nothing():
+    # vLLM's stand-in ran the worker's model in a thread of its own, and answers went wrong now and then.
+    backbone, (row, other) = backbone_of("llama"), make_rows("free text", (5, 19))
+    inputs, slots = LocalAnswerer(backbone).inputs, Slots(backbone)
+    line = Line(row, None, 5, never)
+    slots.begin(inputs, [row], [None], [line])
+    rider = slots.rider
+    with backbone.stack.carrying(rider), ThreadPoolExecutor(1) as threads:
+        threads.submit(LocalAnswerer(backbone).ask, [(other, None)], Answers(1)).result()
+        assert rider.grown is None
+        LocalAnswerer(backbone).ask([(other, None)], Answers(1))
+        assert rider.grown == [line]
 
 
 @torch.no_grad()

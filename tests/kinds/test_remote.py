@@ -13,7 +13,7 @@ from kind_samples import SAMPLES, task_of
 from test_host import stored
 from test_worker import assert_alike, finished
 
-from fakes import CONTEXT, VOCABULARY, backbone_of, make_inner_tokenizer, make_model
+from fakes import CONTEXT, VOCABULARY, backbone_of, make_backbone, make_inner_tokenizer, make_model
 from overture.core.contracts import TokenShares
 from overture.core.errors import BackboneError
 from overture.core.injection import Injection, LayerMemory, Memory
@@ -44,7 +44,7 @@ class FakeVllm:
     """
 
     def __init__(self, folder: Path, max_length: int = CONTEXT) -> None:
-        self.backbone, self.max_length = backbone_of("llama"), max_length
+        self.backbone, self.max_length = make_backbone("llama"), max_length
         info = self.backbone.info
         facts = ModelFacts(info.num_layers, info.num_kv_heads, info.head_dim, DIGEST)
         self.prompts = PromptFolder(folder, facts, 1 << 30)

@@ -6,6 +6,7 @@ Shape letters: B rows, S live tokens, D width, H key/value heads, K head width.
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import partial
 from typing import Any
 
@@ -18,6 +19,9 @@ from overture.engine.families import Family, layers_view
 from overture.engine.joined import Joined, Rider, in_one_row
 from overture.engine.ragged import groups_of, in_groups
 from overture.engine.step import Columns, KeysMade, MaskKind, Step
+
+_riding: ContextVar["tuple[Stack, Rider] | None"] = ContextVar("riding", default=None)
+"""A pass that the next one of a stack may carry, if it runs in the same thread: others' passes carry nothing."""
 
 
 class Stack:
@@ -42,7 +46,6 @@ class Stack:
         self.modules: Any = self.layers
         self._masks: dict[bool, list[MaskKind]] = {}
         self.rotations: tuple[Tensor, Tensor] | None = None
-        self._rider: Rider | None = None
 
     @property
     def layers(self) -> Any:
@@ -57,7 +60,7 @@ class Stack:
     def with_layers(self, layers: Any) -> "Stack":
         """The same stack with other modules in place of its layers: packed, or spread over processes."""
         other = copy.copy(self)
-        other._views, other.modules, other._masks, other._rider = {}, layers, {}, None
+        other._views, other.modules, other._masks = {}, layers, {}
         return other
 
     def with_compiled(self, layers: Any, live: Tensor) -> "Stack":
@@ -124,8 +127,9 @@ class Stack:
 
     def run_together(self, live: Tensor, step: Step, start_layer: int = 0, end_layer: int | None = None) -> Tensor:
         """As `run`, with all rows in one pass."""
-        if self._rider is not None and start_layer == 0 and end_layer is None and self._can_carry(step):
-            return self._run_carrying(live, step, self._rider)
+        stack, rider = _riding.get() or (None, None)
+        if rider and stack is self and start_layer == 0 and end_layer is None and self._can_carry(step):
+            return self._run_carrying(live, step, rider)
         # A mask of four dimensions is passed through by transformers; ours is in the step.
         through = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=live.device)
         step.bias = self._bias
@@ -164,7 +168,7 @@ class Stack:
 
     @contextmanager
     def carrying(self, rider: Rider | None) -> Iterator[None]:
-        """Let the first pass that can do so carry another along; where none can, the other has not run.
+        """Let this thread's first pass that can do so carry another along; where none can, the other has not run.
 
         Args:
             rider: of this model's layers; none where None.
@@ -172,11 +176,11 @@ class Stack:
         family = self._family
         has_plain_positions = not (family.adds_positions or family.embedded_norm or self._bias or self.rotations)
         can_carry = has_plain_positions and family.is_causal and family.encoder is None and not self.is_compiled
-        self._rider = rider if can_carry else None
+        token = _riding.set((self, rider) if rider and can_carry else None)
         try:
             yield
         finally:
-            self._rider = None
+            _riding.reset(token)
 
     @staticmethod
     def _can_carry(step: Step) -> bool:
@@ -186,7 +190,7 @@ class Stack:
 
     def _run_carrying(self, live: Tensor, step: Step, rider: Rider) -> Tensor:
         # Should this pass fail, another must not carry the same.
-        self._rider = None
+        _riding.set(None)
         other_live, other_step = rider.step()
         joined = Joined([step, other_step])
         hidden = self._view(0, None)(

@@ -211,19 +211,22 @@ class Worker:
         read: list[tuple[Job, int]] = []
         # What is left of the time is the other lane's, so each is first in every second step.
         self._lanes.reverse()
-        for answer in self._lanes:
-            read += answer(sum(job.inquiry.items[index].row.num_tokens for job, index in read))
-        num_tokens = sum(job.inquiry.items[index].row.num_tokens for job, index in read)
-        is_all_new = not any(job.usage.cached_tokens or job.usage.shared_tokens for job, _ in read)
-        if num_tokens >= _MEASURED_TOKENS and is_all_new and not any(job.is_read_ahead for job, _ in read):
-            # The rate at start is that of a machine which others may have used.
-            self.tokens_per_s += 0.2 * (num_tokens / (time.perf_counter() - started) - self.tokens_per_s)
-        is_reading = num_tokens > 0 or len(self._ahead) > 0
-        if self._ahead:
-            others_wait = self._lines or self._labels or self._writers
-            room = self._step_tokens - num_tokens if others_wait else _MOST_PIECE
-            with self._failing(self._ahead.next_ids):
-                self._ahead.go_on(max(_LEAST_PIECE // 4, int(room)))
+        written = self._slots.get(self.host.backbone)
+        rider = written.rider if written is not None else None
+        with self.host.backbone.stack.carrying(rider):
+            for answer in self._lanes:
+                read += answer(sum(job.inquiry.items[index].row.num_tokens for job, index in read))
+            num_tokens = sum(job.inquiry.items[index].row.num_tokens for job, index in read)
+            is_all_new = not any(job.usage.cached_tokens or job.usage.shared_tokens for job, _ in read)
+            if num_tokens >= _MEASURED_TOKENS and is_all_new and not any(job.is_read_ahead for job, _ in read):
+                # The rate at start is that of a machine which others may have used.
+                self.tokens_per_s += 0.2 * (num_tokens / (time.perf_counter() - started) - self.tokens_per_s)
+            is_reading = num_tokens > 0 or len(self._ahead) > 0
+            if self._ahead:
+                others_wait = self._lines or self._labels or self._writers
+                room = self._step_tokens - num_tokens if others_wait else _MOST_PIECE
+                with self._failing(self._ahead.next_ids):
+                    self._ahead.go_on(max(_LEAST_PIECE // 4, int(room)))
         started = time.perf_counter()
         for slots in list(self._slots.values()):
             lines = [line for line in self._lines if line in slots]
