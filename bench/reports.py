@@ -27,6 +27,7 @@ TASKS = {
     "webnlg": "Facts as sentences",
     "ner": "Names in tweets, written by a decoder",
     "ner-minilm": "Names in tweets, tagged by an encoder",
+    "cifar10": "Pictures of animals and vehicles, seen by an encoder of images",
     "textile": "Defects in cloth, seen by an encoder of images",
     "textile-deep": "Defects in cloth, read in the best layer of an encoder of images",
 }

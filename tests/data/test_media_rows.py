@@ -18,6 +18,7 @@ from overture.data.fingerprint import facts_of
 from overture.data.media import images
 from overture.data.media.read import media_of
 from overture.data.read import read_table
+from overture.data.rows import texts_of
 from overture.data.splits import load_splits
 from overture.data.task import Task
 
@@ -85,12 +86,15 @@ def test_arrays_and_parquet_hold_the_values_themselves(tmp_path):
     for name in ("train.npz", "train.parquet"):
         values = {"name": "t", "input": "image", "input_field": "photo", "labels": {0: " a", 1: " b"}}
         data = {"train": tmp_path / name, "validation_share": 0, "test_share": 0}
-        rows = load_splits(Task.model_validate({**values, "data": data})).train
+        task = Task.model_validate({**values, "data": data})
+        rows = load_splits(task).train
         assert len({row.content for row in rows}) == 4
         media = media_of(rows[1].fields["photo"], "image", None, "row")
         assert isinstance(media, Media)
         expected = pixels[1] if name.endswith("npz") else numpy.tile([1, 9, 9], (4, 6, 1))
         assert numpy.array_equal(media.open(), expected)
+        # Reports and results are passed on; the folders of a machine are nobody's business.
+        assert [texts_of(task, row)["photo"] for row in rows] == [f"{name}:{number}" for number in (1, 2, 3, 4)]
 
 
 def test_python_objects_in_arrays_are_refused(tmp_path):

@@ -10,7 +10,7 @@ import hashlib
 import re
 import threading
 from collections.abc import Callable, Mapping
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 from overture.core.errors import DataError, OvertureError, Problem
@@ -71,12 +71,14 @@ def media_of(value: Any, modality: Modality, root: Path | None, where: str) -> M
 
 
 def shown(value: Any, where: str) -> str:
-    """A field's value for people: the file's name, or its row where it has none."""
+    """A field's value for people: the file's name, or its row where it has none; never the folder of a row's file."""
     if isinstance(value, Mapping):
         value = value.get("path")
     if isinstance(value, Media):
-        return value.where
-    return value if isinstance(value, str) and not value.startswith("data:") else where
+        where = value.where
+    elif isinstance(value, str) and not value.startswith("data:"):
+        return value
+    return PurePath(where).name
 
 
 def plain(fields: Mapping[str, Any], where: str) -> dict[str, Any]:
