@@ -199,6 +199,7 @@ def test_a_tuned_prompt_behind_the_input_cannot_go_to_peft(tuned, overture, tmp_
     done = overture("export", "mood", "out", "--to", "peft", "--json")
     assert (done.code, done.json["what"]) == (2, "peft has no form for this prompt")
     assert "--to npy" in done.json["fix"]
+    assert "loading" not in done.err
     assert not (tmp_path / "out").exists()
     assert overture("export", tuned["folder"], "out", "--to", "json").code == 0
 

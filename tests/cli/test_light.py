@@ -186,6 +186,8 @@ WRONG = (
     *([command, "task.yaml", "--set", "adapter.kind=lora"] for command in ("search", "compare", "lr")),
     ["compare", "task.yaml", "--way", "prefx-after"],
     ["compare", "task.yaml", "--way", "linear", "--set-way", "linear:options.featurs=mean"],
+    ["compare", "task.yaml", "--set-way", "prefx-after:train.lr=1"],
+    ["compare", "task.yaml", "--reference", "prefx-after"],
     ["predict", "gone", "text"],
     *([command, "gone"] for command in ("eval", "prune", "similar")),
     # Tasks of one name, tasks that are too few, a method that shares nothing.

@@ -286,6 +286,7 @@ def test_learning_rates_are_found_where_range_tests_cost_little(searched, tmp_pa
 def test_no_budget_for_a_race_is_told(searched) -> None:
     found = searched("--tunes", "1.5", "--set", "search.race_share=0")
     assert any("no fresh seed" in note for note in found["notices"])
+    assert any("own setting alone, so no other was tried" in note for note in found["notices"])
     assert found["winner"]["key"] in {one["key"] for one in found["race"]}
 
 

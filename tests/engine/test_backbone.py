@@ -22,6 +22,7 @@ from fakes import (
 )
 from overture.core.errors import BackboneError
 from overture.engine import families as supported
+from overture.engine import options
 from overture.engine.compiled import compiled_prompt
 from overture.engine.families import max_length
 from overture.engine.frontends.text import text_backbone
@@ -179,6 +180,11 @@ def test_an_unsupported_family_is_refused():
     assert caught.value.got == "bloom"
     assert "llama" in caught.value.wanted
     assert model.config._attn_implementation != "overture"
+
+
+def test_encoder_decoders_are_known_without_torch():
+    kinds = {name: family.kind for name, family in supported.FAMILIES.items()}
+    assert {name for name, kind in kinds.items() if kind == "encoder-decoder"} == set(options.ENCODER_DECODERS)
 
 
 def test_every_supported_family_is_tested():

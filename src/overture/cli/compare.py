@@ -97,8 +97,7 @@ def command(
     values = {**given.of(CompareConfig), "settings": _by_way(way_settings or []), "tune": tune}
     config = validated(CompareConfig, values, "overture compare")
     where = where_of(given)
-    if config.ways:
-        ways_of(config)
+    ways_of(config)
     folder = out or Path(f"compare-{tune.task.name}")
     if folder.exists() and not folder.is_dir():
         raise ConfigError("the report's folder is a file", where=f"--output {folder}", fix="name a folder")

@@ -124,4 +124,7 @@ def _show(result: "Explanation") -> None:
     for check in result.checks:
         verdict = "passed" if check.passed else "not done" if check.passed is None else "FAILED"
         show_text(out, f"check {check.name}: {verdict}; {check.text}")
+    if failed := [check.name for check in result.checks if check.passed is False]:
+        one_of = f"{len(failed)} of {len(result.checks)} checks failed ({', '.join(failed)})"
+        show_text(out, f"{one_of}: do not trust the order of the parts above.", style="yellow")
     show_notes(out, result.notices)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from overture.cli.options import JsonOption, PromptArgument, StoreOption, store_flag, store_root
-from overture.cli.out import console, emit, is_verbose, say, show_text
+from overture.cli.out import console, emit, is_verbose, loading, say, show_text
 from overture.cli.report import gates_line, interval_text, scaling_text, show_next, worth_of
 from overture.cli.tables import Column, show_facts, show_table
 from overture.core.errors import StoreError
@@ -219,7 +219,11 @@ def diff_command(a: PromptArgument, b: PromptArgument, store: StoreOption = None
     """Show what differs between two prompts."""
     from overture.store.store import Store
 
-    diff = Store(store_root(store), say).diff(a, b)
+    kept = Store(store_root(store), say)
+    for prompt in (a, b):
+        kept.get(prompt)
+    loading()
+    diff = kept.diff(a, b)
     if is_json:
         emit(diff)
         return

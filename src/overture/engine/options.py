@@ -37,6 +37,8 @@ ENCODERS = (
     "wav2vec2",
 )
 """Model types whose tokens see what stands behind them; `engine.families` has the rest of their facts."""
+ENCODER_DECODERS = ("bart", "t5", "whisper")
+"""Model types of two stacks, whose decoder reads what the encoder made of the text."""
 TOWERS = ("clip", "siglip", "siglip2")
 """Model types of two towers: that of the images is read, and its images are compared with prompted texts."""
 

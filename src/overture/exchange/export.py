@@ -11,7 +11,7 @@ from overture.core.errors import ArtifactError, ConfigError, StoreError
 from overture.core.files import write_folder
 from overture.engine.options import HUB_IDS
 from overture.exchange.embeddings import diffusers_files, lost_in_diffusers, lost_in_webui, webui_files
-from overture.exchange.peft_files import adapter_files, kind_of
+from overture.exchange.peft_files import adapter_files, check_place, kind_of
 from overture.exchange.texts import TEXT_FORMATS, lost_in_text
 from overture.store.artifact import MANIFEST_FILE, check_finite, fill
 from overture.store.manifest import Manifest
@@ -94,6 +94,7 @@ def check_form(manifest: Manifest, to: str) -> None:
 
     Raises:
         ConfigError: it is for prompts of another kind.
+        ArtifactError: peft has no prompts at its place.
     """
     if manifest.options.adapter is not None:
         raise ConfigError(
@@ -109,6 +110,8 @@ def check_form(manifest: Manifest, to: str) -> None:
             wanted=f"one of {', '.join(able)}",
             fix=f"--to {' or '.join(able)}",
         )
+    if to == "peft":
+        check_place(manifest)
 
 
 def write_files(folder: Path, files: Files) -> None:

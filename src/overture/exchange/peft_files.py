@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from overture.core.config import validated
 from overture.core.errors import ArtifactError, ConfigError, Problem
 from overture.core.injection import ModelKind
-from overture.engine.options import HUB_IDS
+from overture.engine.options import ENCODER_DECODERS, HUB_IDS
 from overture.exchange.peft_forms import FORMATS, HEAD, TABLE, Adapter, AdapterConfig, Format, ModelShape
 from overture.exchange.peft_readme import adapter_readme
 from overture.store import precheck
@@ -300,6 +300,7 @@ def adapter_files(manifest: "Manifest", tensors: "dict[str, torch.Tensor]") -> d
         ArtifactError: peft has no form for this prompt; says why, and what to use instead.
     """
     _check_reads_texts(manifest)
+    check_place(manifest)
     kind, base = kind_of(manifest), base_model(manifest.backbone.id)
     prompt = {name: tensor for name, tensor in tensors.items() if name not in _HEAD_TENSORS}
     head = _written_head(manifest, kind, {name: tensors[name] for name in tensors.keys() - prompt.keys()})
@@ -343,6 +344,28 @@ def base_model(name: str) -> str:
     """A model's name for programs that know no alias of ours: its Hub id, or its folder by the whole path."""
     path = Path(name).expanduser()
     return HUB_IDS.get(name) or (str(path.resolve()) if path.exists() else name)
+
+
+def check_place(manifest: "Manifest") -> None:
+    """Refuse a prompt whose place peft does not have, by its manifest alone: neither torch nor the tensors are needed.
+
+    Raises:
+        ArtifactError: it stands elsewhere; says what to use instead.
+    """
+    prefix_place = "after" if manifest.backbone.model_type in ENCODER_DECODERS else "memory"
+    if manifest.place not in ("before", prefix_place):
+        raise _no_form(manifest, f"{manifest.method} at {manifest.place}", prefix_place)
+
+
+def _no_form(manifest: "Manifest", got: str, prefix_place: str) -> ArtifactError:
+    return ArtifactError(
+        "peft has no form for this prompt",
+        where=manifest.ref,
+        got=got,
+        wanted=f"vectors at before, or keys and values at {prefix_place}: peft puts prompts in front of the text only",
+        fix="export with --to npy or --to json, or tune with --method vectors --place before, "
+        f"or --method prefix --place {prefix_place}",
+    )
 
 
 def _check_reads_texts(manifest: "Manifest") -> None:
@@ -422,14 +445,7 @@ def _written(
         if keys.dim() == 4 and keys.shape == values.shape and keys.dtype == values.dtype:
             return _written_columns(tensors, kind)
     late = f", from layer {manifest.layer} up" if manifest.layer else ""
-    raise ArtifactError(
-        "peft has no form for this prompt",
-        where=manifest.name,
-        got=f"{', '.join(sorted(tensors))} at {manifest.place}{late}",
-        wanted=f"vectors at before, or keys and values at {prefix_place}: peft puts prompts in front of the text only",
-        fix="export with --to npy or --to json, or tune with --method vectors --place before, "
-        f"or --method prefix --place {prefix_place}",
-    )
+    raise _no_form(manifest, f"{', '.join(sorted(tensors))} at {manifest.place}{late}", prefix_place)
 
 
 def _written_columns(tensors: "dict[str, torch.Tensor]", kind: ModelKind) -> "tuple[dict[str, Any], torch.Tensor]":

@@ -109,9 +109,8 @@ def compare(
     check_no_adapter(config.tune, "compare")
     check_one_process(config.tune)
     check_effect(config.tune.prompt)
-    if config.ways:
-        # Told before a model is loaded.
-        _ways(config, store, only)
+    # Wrong ways are refused before a model is loaded.
+    _ways(config, store, only)
     with ExitStack() as held:
         held.enter_context(exclusive(folder / ".lock", "this comparison"))
         for swept in (folder, folder / "cells"):

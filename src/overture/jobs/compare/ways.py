@@ -380,7 +380,7 @@ def way_named(name: str, config: TuneConfig, assignments: Sequence[str] = ()) ->
         baselines = ", ".join(known for known in WAYS if known not in prompts)
         raise ConfigError(
             "no such way",
-            where="--way",
+            where="--set-way" if assignments else "--way",
             got=f"{name!r:.80}",
             wanted=f"{baselines}, METHOD-PLACE as `overture methods` lists them, or {_STORED}NAME for a stored prompt",
             fix=f"the nearest: {', '.join(near)}" if near else "",
@@ -400,7 +400,22 @@ def way_named(name: str, config: TuneConfig, assignments: Sequence[str] = ()) ->
     where = f"--set-way {name}"
     unknown = [key for key in values if key not in sections]
     if unknown:
-        raise ConfigError("a way has no such setting", where=where, got=unknown[0], wanted=" or ".join(sections))
+        section = next(key for key in sections if key != "train")
+        raise ConfigError(
+            "a way has no such setting",
+            where=where,
+            got=unknown[0],
+            wanted=f"keys that begin with train. or {section}.",
+            fix=f"--set-way {name}:{section}.{unknown[0]}=..., if {section} has this key",
+        )
+    if not way.rates and values["train"] != sections["train"]:
+        raise ConfigError(
+            "this way trains nothing, so no setting of its training has an effect",
+            where=where,
+            got=", ".join(assignments),
+            wanted="keys that begin with options.",
+            fix="leave it out",
+        )
     config = plain.model_copy(update={"train": validated(TrainConfig, values["train"], where)})
     if isinstance(way, Compared):
         return _checked(replace(way, config=config, options=values["options"]))
@@ -418,7 +433,7 @@ def way_named(name: str, config: TuneConfig, assignments: Sequence[str] = ()) ->
 
 
 def ways_of(config: CompareConfig, only: str = "") -> list[Way]:
-    """The ways that a comparison names, with their settings.
+    """The ways that a comparison names, with their settings; none where the usual ones are compared, which need a model.
 
     Args:
         config: of the comparison.
@@ -429,11 +444,16 @@ def ways_of(config: CompareConfig, only: str = "") -> list[Way]:
             not compared.
     """
     ways = [way_named(name, config.tune, config.settings.get(name, ())) for name in config.ways]
-    named = [*config.settings, *filter(None, (only, config.reference))]
-    if unknown := [name for name in named if name not in config.ways]:
-        raise ConfigError(
-            "this way is not compared", where="--way", got=unknown[0], wanted=", ".join(config.ways), fix="add it"
-        )
+    namings = [("--set-way", name) for name in config.settings]
+    namings += [(option, name) for option, name in (("--cell", only), ("--reference", config.reference)) if name]
+    for option, name in namings:
+        if name not in config.ways:
+            way_named(name, config.tune, config.settings.get(name, ()))
+            if not config.ways:
+                continue
+            wanted = ", ".join(config.ways)
+            fix = f"compare it too: {' '.join(f'--way {known}' for known in (*config.ways, name))}"
+            raise ConfigError("this way is not compared", where=option, got=name, wanted=wanted, fix=fix)
     return ways
 
 
@@ -458,5 +478,13 @@ def _checked(way: Way) -> Way:
         validated(method.options, way.config.prompt.options, f"--way {way.name}: prompt.options")
         return _with(way, with_slots(way.config))
     if isinstance(way, Compared):
+        if way.name == "text" and "text" not in way.options:
+            raise ConfigError(
+                "this way needs the text that stands in front of the template",
+                where="--way text",
+                got="none",
+                wanted="options.text",
+                fix='--set-way "text:options.text=Judge the film: good or bad? ", with words for your task',
+            )
         validated(baseline_of(way.baseline).options, way.options, f"--way {way.name}: options")
     return way

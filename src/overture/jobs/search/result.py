@@ -50,10 +50,16 @@ def result_of(state: SearchState, plain: Sequence[PlainScore], race: Race) -> Se
     splits = [name for name in SPLITS if seen.rows[name]]
     if "test" not in splits:
         work.notice("there are no test rows: validation rows chose the winner, so its score is too good")
+    default = state.default_trial
+    if default and all(trial is default for trial in state.trials) and state.values_file(default):
+        work.notice(
+            "the budget was enough to train the task file's own setting alone, so no other was tried: "
+            "raise --tunes, --seconds, --tokens or --money"
+        )
     scored = {name: seen.score(model, name, f"scoring the winner, {name}") for name in splits}
     metrics = metrics_of(work.task, scored)
     trials = _trial_results(state, plain)
-    default, chosen = (state.space.wordings[number].dump() for number in (0, setting.wording))
+    given, chosen = (state.space.wordings[number].dump() for number in (0, setting.wording))
     stored, command = None, ""
     if kept:
         command = " ".join(["overture tune", state.run.request().file, *state.space.assignments(setting, kept.seed)])
@@ -69,7 +75,7 @@ def result_of(state: SearchState, plain: Sequence[PlainScore], race: Race) -> Se
             key=winner.key,
             **dict(setting.choice()),
             seed=kept.seed if kept else None,
-            wording={name: chosen[name] for name in ("template", "labels") if chosen[name] != default[name]},
+            wording={name: chosen[name] for name in ("template", "labels") if chosen[name] != given[name]},
         ),
         metrics=metrics,
         trials=trials,
