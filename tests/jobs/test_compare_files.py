@@ -7,8 +7,11 @@ from typing import Any
 import pytest
 
 from overture.core.errors import StoreError
-from overture.core.records.cells import CELLS, Cell, Identity, Key, RateChoice, RightAnswers
+from overture.core.records.cells import BEFORE_RECORDED, CELLS, Cell, Identity, Key, RateChoice, RightAnswers
+from overture.data.task import Task
 from overture.jobs.verdict.files import CellFiles
+from overture.prompt.config import PromptConfig
+from overture.train.options import TrainConfig
 
 
 def cell(way: str, size: int, seed: int, **changed: Any) -> Cell:
@@ -101,3 +104,38 @@ def test_cells_of_a_model_with_another_config_are_another_requests() -> None:
     older = Identity(**values, unrelated="u")
     assert other.differences(wanted) == ["model.config.rope_parameters.rope_theta"]
     assert older.differences(wanted) == wanted.differences(wanted) == []
+
+
+OPTIONS = {"task": Task, "settings": PromptConfig, "train": TrainConfig}
+
+
+def identity(**parts: dict[str, Any] | None) -> Identity:
+    values = {"task": {}, "settings": {}, "train": None} | parts
+    return Identity(**values, data="d", weights="w", dtype="float32", unrelated="u")
+
+
+@pytest.mark.parametrize(("part", "option"), [(p, option) for p, added in BEFORE_RECORDED.items() for option in added])
+def test_cells_without_a_later_option_are_those_of_what_was_done_before(part: str, option: str) -> None:
+    default = BEFORE_RECORDED[part][option]
+    older = identity(**{part: {"length": 10}})
+    assert older.differences(identity(**{part: {"length": 10, option: default}})) == []
+    assert older.differences(identity(**{part: {"length": 10, option: "else"}})) == [f"{part}.{option}"]
+    # A part that has no such option, such as a baseline's settings, is not given one.
+    assert older.differences(identity(**{part: {"length": 10}})) == []
+    # Nor is an option taken for one that came later.
+    other = identity(**{part: {"length": 10, option: default, "unknown": None}})
+    known = identity(**{part: {"length": 10, option: default}})
+    assert older.differences(other) == known.differences(other) == other.differences(known) == [f"{part}.unknown"]
+
+
+def test_a_new_option_says_what_cells_did_before_it() -> None:
+    """An option added to one of these classes makes every finished cell useless unless it is in `BEFORE_RECORDED`."""
+    recorded = {
+        "task": "name template label_field labels read answer_field kind options metric decoding max_new_tokens stop "
+        "too_long max_length backbone data",
+        "settings": "method place length init init_text init_prompt labels label_rate options",
+        "train": "epochs batch_size lr optimiser weight_decay warmup_steps schedule clip patience max_tokens "
+        "shared_tokens checkpoint_seconds fit_memory gradient_checkpointing",
+    }
+    for part, config in OPTIONS.items():
+        assert set(config.model_fields) - set(recorded[part].split()) == set(BEFORE_RECORDED[part])

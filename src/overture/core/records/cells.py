@@ -21,6 +21,14 @@ WORK: tuple[Accounts, ...] = ("building", "reading", "training", "validation")
 """Accounts of making a way ready, as opposed to serving it."""
 
 
+BEFORE_RECORDED: dict[str, dict[str, Any]] = {
+    "task": {"input": "text", "input_field": None, "language": None, "translate": False, "spellings": {}},
+    "settings": {"read_layer": "last", "read_features": "auto"},
+    "train": {"passes": 1, "average": 0.0, "class_weights": "none"},
+}
+"""Options by part of an `Identity`: what cells did before there was the option, so that older cells stay usable."""
+
+
 # -- what was run
 
 
@@ -160,12 +168,24 @@ class Identity(Record):
     unrelated: str = Field(description="fingerprint of the unrelated texts")
 
     def differences(self, wanted: "Identity") -> list[str]:
-        """Names of what differs, with values of the model; what an older cell did not record counts as equal."""
+        """Names of what differs, by option and value of the model; what an older cell did not record counts as equal.
+
+        An option that came after the cell has the value of `BEFORE_RECORDED`.
+        """
         names = []
         for name in type(self).model_fields:
             value, wanted_value = getattr(self, name), getattr(wanted, name)
             if name == "model":
                 names += [problem.where for problem in unequal_values(value or {}, wanted_value or {}, name)]
+            elif value and wanted_value and name in BEFORE_RECORDED:
+                added = {key: old for key, old in BEFORE_RECORDED[name].items() if key in wanted_value}
+                options = added | value
+                # An option that one side lacks differs even from one that is null.
+                names += [
+                    f"{name}.{key}"
+                    for key in options | wanted_value
+                    if key not in options or key not in wanted_value or options[key] != wanted_value[key]
+                ]
             elif value != wanted_value and not (name == "rows" and value is None):
                 names.append(name)
         return names

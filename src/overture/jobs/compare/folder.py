@@ -216,14 +216,12 @@ class CellFolder:
     def _identity(self, way: Way, key: Key, rate: float | None) -> Identity:
         lab, info = self.lab, self.lab.bench.backbone.info
         train = way.config.train.with_steps(max(1, key.size), lab.min_steps).model_copy(update={"lr": rate})
-        # One pass an epoch is not recorded.
-        schedule = train.model_dump(mode="json", exclude={"passes"} if train.passes == 1 else None)
         return Identity(
             task={name: value for name, value in portable(lab.task).items() if name not in ("data", "backbone")},
             data=self.data,
             rows=self._rows(key),
             settings=way.settings,
-            train=schedule if way.rates else None,
+            train=train.model_dump(mode="json") if way.rates else None,
             weights=info.weights_sha256,
             model={
                 "tokenizer": info.tokenizer_sha256,
