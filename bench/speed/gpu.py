@@ -47,7 +47,7 @@ from overture.train.options import TrainConfig
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from common import RESULTS, machine_facts, script_parser, spread, start_facts, timed
-from speed import built_cache, num_live_tokens, padded_batch
+from speed_ways import built_cache, num_live_tokens, padded_batch
 
 WAYS = (("vectors", "before"), ("vectors", "after"), ("prefix", "after"))
 OURS = {f"{method}/{place}": (method, place) for method, place in WAYS}

@@ -37,7 +37,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from common import machine_facts, script_parser, spread, start_facts, timed
 from mixed import peft_model
-from speed import Config, our_way, peft_way
+from speed_ways import Config, our_way, peft_way
 from tasks import decoder_task
 
 SIZES = {
