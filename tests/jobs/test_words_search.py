@@ -1,6 +1,7 @@
 """The search for a prompt of words: stages, one test, control by shuffled labels, and going on after a stop."""
 
 import json
+import re
 import socket
 from pathlib import Path
 
@@ -22,9 +23,9 @@ from overture.hard.scorer import shares_of
 from overture.jobs.run.request import resolved
 from overture.jobs.wording.book import Book
 from overture.jobs.wording.final import Final
-from overture.jobs.wording.options import HardRequest
+from overture.jobs.wording.options import HardRequest, check_request
 from overture.jobs.wording.plan import FINALISTS, shuffled
-from overture.jobs.wording.search import check_request, resume_words, search_words
+from overture.jobs.wording.search import resume_words, search_words
 from overture.store.runs import Run
 from overture.store.store import Store
 from text_prompts import scorer_of, written_task
@@ -177,7 +178,7 @@ def test_a_stopped_search_keeps_its_best_and_goes_on_to_the_same_end(task, tmp_p
     assert resume_words(stopped.run, store) == again
 
 
-def test_ctrl_c_keeps_the_best(task, tmp_path):
+def test_ctrl_c_keeps_the_best(task, tmp_path, monkeypatch):
     store, heard = Store(tmp_path / "store"), []
 
     def listen(event) -> None:
@@ -185,8 +186,13 @@ def test_ctrl_c_keeps_the_best(task, tmp_path):
         if isinstance(event, ProgressEvent) and event.what.startswith("wording"):
             raise KeyboardInterrupt
 
-    stopped = search_words(request_of(task), store, listen, backbone=backbone_of("llama"))
+    # Nobody who stops waits for training rows to be read.
+    with monkeypatch.context() as patch:
+        patch.setattr(Final, "scaled", lambda *given: pytest.fail("training rows are scored"))
+        stopped = search_words(request_of(task), store, listen, backbone=backbone_of("llama"))
     assert stopped.status == "interrupted"
+    assert re.search(r"on \d+ validation rows, about \d+ s", heard[-1].text)
+    assert stopped.winner.wording.scaling
     if stopped.winner != Candidate():
         assert [entry.name for entry in store.list()] == ["mood"]
     assert resume_words(stopped.run, store, backbone=backbone_of("llama")).status == "finished"

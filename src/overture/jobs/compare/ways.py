@@ -433,7 +433,7 @@ def way_named(name: str, config: TuneConfig, assignments: Sequence[str] = ()) ->
 
 
 def ways_of(config: CompareConfig, only: str = "") -> list[Way]:
-    """The ways that a comparison names, with their settings; none where the usual ones are compared, which need a model.
+    """The ways that a comparison names, with their settings; none where the usual ones, which need a model, are taken.
 
     Args:
         config: of the comparison.

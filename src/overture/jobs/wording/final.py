@@ -55,6 +55,12 @@ def claims_of(winner: Scored, controls: Mapping[str, Scored], task: Task) -> lis
     ]
 
 
+def with_scaling(candidate: Candidate, values_F: Tensor, task: Task) -> Candidate:
+    """A candidate whose label scores are read under these values."""
+    wording = candidate.wording.model_copy(update={"scaling": scaling_of(values_F, list(task.words))})
+    return candidate.model_copy(update={"wording": wording})
+
+
 @dataclass(frozen=True, slots=True)
 class Final:
     """Scores candidates by the task's metric.
@@ -97,8 +103,7 @@ class Final:
         for candidate, scores_BC in zip(candidates, scores_JBC, strict=True):
             is_other_B = torch.tensor([number not in candidate.shots for number in numbers])
             (values_F,) = fitted(scores_BC[None, is_other_B], shares_BC[is_other_B])
-            wording = candidate.wording.model_copy(update={"scaling": scaling_of(values_F, list(task.words))})
-            of_candidates.append(candidate.model_copy(update={"wording": wording}))
+            of_candidates.append(with_scaling(candidate, values_F, task))
             values.append(values_F)
         self.run.event(ProgressEvent(what=what, done=1, total=1))
         return of_candidates, torch.stack(values)

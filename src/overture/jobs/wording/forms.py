@@ -30,8 +30,8 @@ from overture.jobs.run.tracked import tracked
 from overture.jobs.search.options import SearchRequest
 from overture.jobs.search.search import resume_search, search
 from overture.jobs.wording.final import claims_of
-from overture.jobs.wording.options import HardRequest
-from overture.jobs.wording.search import check_request, resume_words, search_words
+from overture.jobs.wording.options import HardRequest, check_request
+from overture.jobs.wording.search import resume_words, search_words
 from overture.store.runs import RESULT, Run
 from overture.store.store import Store
 

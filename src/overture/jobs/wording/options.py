@@ -5,8 +5,10 @@ from typing import Annotated, Self
 from pydantic import Field, StringConstraints, model_validator
 
 from overture.core.config import Config
+from overture.core.errors import ConfigError
 from overture.engine.options import DType
-from overture.hard.proposers.registry import DEFAULTS
+from overture.hard.proposers.registry import DEFAULTS, check_source
+from overture.jobs.run.request import check_no_adapter
 from overture.jobs.search.options import SearchRequest
 
 Source = Annotated[str, StringConstraints(min_length=1)]
@@ -118,3 +120,32 @@ class TranslateConfig(Config):
     def chosen(self) -> tuple[str, ...]:
         """The proposers that are used."""
         return self.sources or ("corpus", "own", "edits", "gradient", "examples", "words")
+
+
+def check_request(config: HardRequest) -> None:
+    """Refuse what no search for words can do, before a model is loaded.
+
+    Raises:
+        ConfigError: an unknown proposer, an adapter, rows of images or sounds, or a task whose rows hold no field with
+            the right answer.
+    """
+    check_no_adapter(config, "a search for words")
+    if config.task.media:
+        raise ConfigError(
+            "a search for words is for rows of texts",
+            where="search.form",
+            got=f"rows with an {config.task.input}",
+            wanted="input: text",
+            fix="leave it out: overture search chooses among soft prompts; words of your own for Whisper stand in the "
+            "template, behind <|startofprev|>",
+        )
+    for source in config.hard.chosen:
+        check_source(source)
+    if not config.task.target_fields:
+        raise ConfigError(
+            "a search for words chooses by the likelihood of each row's one answer",
+            where="kind",
+            got=config.task.kind,
+            wanted="a task whose rows have a field with a label or an answer",
+            fix="tune a soft prompt with overture tune",
+        )

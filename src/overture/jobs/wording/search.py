@@ -13,6 +13,7 @@ Shape letters: J candidates, B rows, C labels, F fitted values: inverse temperat
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from statistics import fmean
 
@@ -43,19 +44,18 @@ from overture.evaluate.scoring import Scored, check_answerable
 from overture.hard.proposer import Ask, Proposer
 from overture.hard.proposers.registry import STAGES, check_source, proposer_of
 from overture.hard.race import raced, row_scores
-from overture.hard.scaling import rescaled
+from overture.hard.scaling import fitted, rescaled
 from overture.hard.scorer import Refused, TextScorer
 from overture.jobs.run.early import splits_of
 from overture.jobs.run.keep import new_manifest
-from overture.jobs.run.request import check_no_adapter
 from overture.jobs.run.resumed import resumed
 from overture.jobs.run.same import hold_model, hold_rows
 from overture.jobs.run.tracked import tracked
 from overture.jobs.run.work import input_cache
 from overture.jobs.wording.book import Book, proposed
 from overture.jobs.wording.controls import drawn_examples
-from overture.jobs.wording.final import SURE, Final, claims_of
-from overture.jobs.wording.options import HardRequest
+from overture.jobs.wording.final import SURE, Final, claims_of, with_scaling
+from overture.jobs.wording.options import HardRequest, check_request
 from overture.jobs.wording.plan import BEAM, FINALISTS, plan_of, race_order, shuffled
 from overture.jobs.wording.wrong import wrong_rows
 from overture.store.names import ref_of
@@ -109,35 +109,6 @@ def resume_words(
         ref, store, listener, settings, HardRequest, HardResult,
         lambda run, config: _execute(run, config, store, is_stop_asked, backbone),
     )  # fmt: skip
-
-
-def check_request(config: HardRequest) -> None:
-    """Refuse what no search for words can do, before a model is loaded.
-
-    Raises:
-        ConfigError: an unknown proposer, an adapter, rows of images or sounds, or a task whose rows hold no field with
-            the right answer.
-    """
-    check_no_adapter(config, "a search for words")
-    if config.task.media:
-        raise ConfigError(
-            "a search for words is for rows of texts",
-            where="search.form",
-            got=f"rows with an {config.task.input}",
-            wanted="input: text",
-            fix="leave it out: overture search chooses among soft prompts; words of your own for Whisper stand in the "
-            "template, behind <|startofprev|>",
-        )
-    for source in config.hard.chosen:
-        check_source(source)
-    if not config.task.target_fields:
-        raise ConfigError(
-            "a search for words chooses by the likelihood of each row's one answer",
-            where="kind",
-            got=config.task.kind,
-            wanted="a task whose rows have a field with a label or an answer",
-            fix="tune a soft prompt with overture tune",
-        )
 
 
 def _execute(
@@ -435,13 +406,26 @@ class _Search:
         return claims_of(scored, scores, task)
 
     def interrupted(self) -> HardResult:
-        """The best so far, kept with its validation score; the test rows are not looked at."""
-        # Once a stop is asked for, a listener may raise at any event.
+        """The best so far, kept with its validation score; the test rows are not looked at.
+
+        Its temperature and biases are fitted to the rows that it raced on, which are scored already; a search that
+        comes to its end fits them to training rows.
+        """
+        winner, validation = Candidate(), None
+        if self.standings:
+            winner, numbers = self.best[0].candidate, self._race_numbers
+            rows = self.scorer.rows(winner, "validation")
+            seconds = self.scorer.live_tokens(winner, rows) / self.plan.tokens_per_second
+            # Once a stop is asked for, a listener may raise at any event.
+            with suppress(KeyboardInterrupt):
+                self.run.event(NoticeEvent(text=f"scoring the best so far on {len(rows)} validation rows, about "
+                    f"{max(1, round(seconds))} s; what was scored is kept for overture resume"))  # fmt: skip
+            self.run.listener = ignore
+            if self.book.is_scaled:
+                (values_F,) = fitted(self.book.scores([winner], numbers), self.book.shares(numbers))
+                winner = with_scaling(winner, values_F, self.config.task)
+            validation = self.final.scored(winner, "validation")
         self.run.listener = ignore
-        winner = self.best[0].candidate if self.standings else Candidate()
-        if self.standings and self.book.is_scaled:
-            ((winner,), _) = self.final.scaled([winner])
-        validation = self.final.scored(winner, "validation") if self.standings else None
         metrics = {"validation": validation.split_scores(self.config.task)} if validation else {}
         return self._result(winner, metrics, validation, [], None).model_copy(update={"status": "interrupted"})
 
