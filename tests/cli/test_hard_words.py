@@ -19,6 +19,17 @@ def found(make_task, overture):
     return done.json
 
 
+def test_a_stopped_search_says_what_is_stored(make_task, overture, monkeypatch):
+    def stopped(*given):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("overture.jobs.wording.search._Search._prune", stopped)
+    done = overture("search", make_task(), "--form", "hard", "--room", "32", *SOURCES, *SETTINGS)
+    assert done.code == 130
+    assert "the best so far is stored as mood@1" in done.err
+    assert [entry["name"] for entry in overture("list", "--json").json["prompts"]] == ["mood"]
+
+
 def test_a_found_prompt_goes_through_every_command(found, overture, tmp_path):
     assert found["prompt"] == "mood@1"
     assert "The words" in Path(found["page"]).read_text()

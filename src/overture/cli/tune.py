@@ -187,6 +187,8 @@ def finish(result: Result | StoppedRun, store: Path | None, is_json: bool, show:
         if is_json:
             emit({**result.dump(), "resume": command})
         else:
+            if result.prompt:
+                say(f"the best so far is stored as {result.prompt}")
             say(f"stopped; go on with: {command}")
         raise typer.Exit(INTERRUPTED)
     if not launched().is_first:

@@ -60,6 +60,11 @@ class RunResult(Outcome, Protocol):
         """The run's name."""
         ...
 
+    @property
+    def prompt(self) -> str | None:
+        """What is stored, as name@version."""
+        ...
+
 
 class Notices(RootModel[dict[str, list[str]]]):
     """``notices.json``: task -> sentences that the user should know."""
