@@ -49,20 +49,22 @@ def _task_text(task: str, cells: Cells, ways: Mapping[str, str], against: Sequen
     return f"#### {task}\n\n{table(head, rows)}"
 
 
-def _row(way: str, own: Cells, cells: Cells, ways: Mapping[str, str], others: Sequence[str], seconds: str) -> list[str]:
-    found = across_seeds([cell["test"]["accuracy"] for cell in own])
+def _row(
+    way: str, way_cells: Cells, cells: Cells, ways: Mapping[str, str], others: Sequence[str], seconds: str
+) -> list[str]:
+    accuracy = across_seeds([cell["test"]["accuracy"] for cell in way_cells])
     return [
         ways[way],
-        f"{found.mean:.3f}",
+        f"{accuracy.mean:.3f}",
         # Of two seeds the t interval may reach beyond what an accuracy can be.
-        "-" if found.low is None else f"{max(found.low, 0):.3f}-{min(found.high, 1):.3f}",
+        "-" if accuracy.low is None else f"{max(accuracy.low, 0):.3f}-{min(accuracy.high, 1):.3f}",
         *(_gap(way, other, cells) for other in others),
-        f"{own[0]['trainable']:,}",
-        f"{fmean(cell[seconds] for cell in own):.0f}",
-        str(len(own)),
+        f"{way_cells[0]['trainable']:,}",
+        f"{fmean(cell[seconds] for cell in way_cells):.0f}",
+        str(len(way_cells)),
     ]
 
 
 def _gap(way: str, other: str, cells: Cells) -> str:
-    found = {} if way == other else gaps(way, other, cells)
-    return "; ".join(map(points, found.values())) or "-"
+    differences = {} if way == other else gaps(way, other, cells)
+    return "; ".join(map(points, differences.values())) or "-"

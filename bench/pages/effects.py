@@ -46,11 +46,14 @@ class Claim:
     against: str
     keeps: bool = False
 
-    def is_seen(self, found: Sequence[Found]) -> bool:
+    def is_seen(self, differences: Sequence[Found]) -> bool:
         """Whether the differences, one for each task, show it."""
         if self.keeps:
-            return all(one.difference.low > -MARGIN for one in found)
-        ahead, behind = (one.difference.low > 0 for one in found), (one.difference.high < 0 for one in found)
+            return all(result.difference.low > -MARGIN for result in differences)
+        ahead, behind = (
+            (result.difference.low > 0 for result in differences),
+            (result.difference.high < 0 for result in differences),
+        )
         return any(ahead) and not any(behind)
 
 
@@ -97,7 +100,7 @@ def gaps(way: str, against: str, cells: Cells) -> dict[str, Difference]:
         other = theirs.get((task, seed)) or (theirs.get((task, 0)) if against == "none" else None)
         if other is not None:
             pairs[task].append((ours[task, seed], other))
-    return {task: _difference(*zip(*own, strict=True)) for task, own in pairs.items()}
+    return {task: _difference(*zip(*scores, strict=True)) for task, scores in pairs.items()}
 
 
 def _difference(ours: Sequence[str], theirs: Sequence[str]) -> Difference:
@@ -110,7 +113,11 @@ def _difference(ours: Sequence[str], theirs: Sequence[str]) -> Difference:
 def standings(cells: Cells, studies: Studies) -> dict[str, str]:
     """`reproduced` or `experimental` for every method there is."""
     all_found = {claim: differences(claim, cells, studies) for claim in CLAIMS}
-    seen = {claim.method for claim, found in all_found.items() if found and claim.is_seen([*found.values()])}
+    seen = {
+        claim.method
+        for claim, differences_by_task in all_found.items()
+        if differences_by_task and claim.is_seen([*differences_by_task.values()])
+    }
     return {name: "reproduced" if name in seen else "experimental" for name in METHODS}
 
 
@@ -118,10 +125,10 @@ def effects_text(cells: Cells, studies: Studies) -> str:
     """One line for each claim that was measured, and which methods were not."""
     rows, measured = [], set()
     for claim in CLAIMS:
-        if found := differences(claim, cells, studies):
+        if by_task := differences(claim, cells, studies):
             measured.add(claim.method)
-            said = "; ".join(f"{task} {points(one)}{_seeds(one)}" for task, one in found.items())
-            rows.append([claim.method, claim.text, claim.way, claim.against, said, _answer(claim, found)])
+            said = "; ".join(f"{task} {points(difference)}{_seeds(difference)}" for task, difference in by_task.items())
+            rows.append([claim.method, claim.text, claim.way, claim.against, said, _answer(claim, by_task)])
     head = ["method", "its paper says", "way", "against", "difference in points (95% interval)", "seen"]
     note = (
         "Differences are paired by seed and test row, and their intervals are over both (`t`, Satterthwaite's degrees "
@@ -133,14 +140,14 @@ def effects_text(cells: Cells, studies: Studies) -> str:
     return "\n\n".join(filter(None, [table(head, rows, are_numbers=False), note, spread_text(cells), rest]))
 
 
-def _answer(claim: Claim, found: Mapping[str, Found]) -> str:
-    if not claim.is_seen([*found.values()]):
+def _answer(claim: Claim, by_task: Mapping[str, Found]) -> str:
+    if not claim.is_seen([*by_task.values()]):
         return "no"
-    return "yes, one seed" if all(_seeds(one) for one in found.values()) else "yes"
+    return "yes, one seed" if all(_seeds(difference) for difference in by_task.values()) else "yes"
 
 
-def _seeds(found: Found) -> str:
-    return ", one seed" if isinstance(found, Difference) and found.n_seeds == 1 else ""
+def _seeds(difference: Found) -> str:
+    return ", one seed" if isinstance(difference, Difference) and difference.n_seeds == 1 else ""
 
 
 STEADIER = ("residual-after", "vectors-after")
@@ -154,8 +161,8 @@ def spread_text(cells: Cells) -> str:
         if cell["way"] in STEADIER:
             shares[cell["task"]][cell["way"]].append(cell["test"]["right"].count("1") / len(cell["test"]["right"]))
     lines = []
-    for task, found in sorted(shares.items()):
-        ours, theirs = (found[way] for way in STEADIER)
+    for task, task_shares in sorted(shares.items()):
+        ours, theirs = (task_shares[way] for way in STEADIER)
         if min(len(ours), len(theirs)) < 2 or not variance(theirs):
             continue
         ratio = variance(ours) / variance(theirs)

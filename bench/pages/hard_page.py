@@ -73,12 +73,12 @@ def searches() -> str:
         cpu_seconds = [seed["cpu_seconds"] for seed in seeds if "cpu_seconds" in seed]
         lines = []
         for control in controls:
-            own = [claim for _, claim in claims if claim["control"] == control]
-            gains = ", ".join(f"{100 * claim['difference']:+.1f}" for claim in own)
-            num_better = sum(claim["is_better"] for claim in own)
-            mean = across_seeds([100 * claim["difference"] for claim in own])
+            control_claims = [claim for _, claim in claims if claim["control"] == control]
+            gains = ", ".join(f"{100 * claim['difference']:+.1f}" for claim in control_claims)
+            num_better = sum(claim["is_better"] for claim in control_claims)
+            mean = across_seeds([100 * claim["difference"] for claim in control_claims])
             interval = "" if mean.low is None else f"{mean.mean:+.1f} ({mean.low:+.1f} to {mean.high:+.1f})"
-            lines.append([control, gains, interval, f"{num_better} of {len(own)}"])
+            lines.append([control, gains, interval, f"{num_better} of {len(control_claims)}"])
         sizes, luck = seeds[0]["rows"], seeds[0]["luck"]
         num_equal = luck.get("finalists") or luck["candidates"]
         precisions = {
@@ -170,10 +170,10 @@ def peers() -> str:
     parts = []
     for task, compared in result["tasks"].items():
         rows = [
-            [name, number(one["mean_test_accuracy"]), f"{one['row_scores']:,.0f}",
-             "" if name == "our race" else f"{100 * one['our_gain']:+.1f} ({100 * one['our_gain_low']:+.1f} to "
-             f"{100 * one['our_gain_high']:+.1f})"]
-            for name, one in compared["optimisers"].items()
+            [name, number(optimiser["mean_test_accuracy"]), f"{optimiser['row_scores']:,.0f}",
+             "" if name == "our race" else f"{100 * optimiser['our_gain']:+.1f} "
+             f"({100 * optimiser['our_gain_low']:+.1f} to {100 * optimiser['our_gain_high']:+.1f})"]
+            for name, optimiser in compared["optimisers"].items()
         ]  # fmt: skip
         parts.append(
             f"{TASKS[task].capitalize()}, {compared['seeds']} orders of proposals and rows; the wording best on "

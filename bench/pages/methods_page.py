@@ -138,7 +138,7 @@ def _task_text(task: str, cells: Cells) -> str:
     ways: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for cell in cells:
         ways[way_of(cell)].append(cell)
-    rows = sorted((_row(way, found) for way, found in ways.items()), key=lambda row: row[1], reverse=True)
+    rows = sorted((_row(way, way_cells) for way, way_cells in ways.items()), key=lambda row: row[1], reverse=True)
     head = [
         "way",
         "test accuracy",
@@ -155,7 +155,7 @@ def _task_text(task: str, cells: Cells) -> str:
 
 
 def _row(way: str, cells: Cells) -> list[str]:
-    found = across_seeds([cell["test"]["accuracy"] for cell in cells])
+    accuracy = across_seeds([cell["test"]["accuracy"] for cell in cells])
     # Cells of one name may be older than a default.
     settings = {(cell["config"]["train"]["lr"], cell["config"]["train"]["epochs"]) for cell in cells}
     seconds = fmean(cell["cpu_seconds_with_validation"] for cell in cells)
@@ -164,9 +164,9 @@ def _row(way: str, cells: Cells) -> list[str]:
     is_kept = cached(prompt["method"], prompt["place"])
     return [
         way,
-        f"{found.mean:.3f}",
-        "-" if found.low is None else f"{found.low:.3f}-{found.high:.3f}",
-        str(found.n_seeds),
+        f"{accuracy.mean:.3f}",
+        "-" if accuracy.low is None else f"{accuracy.low:.3f}-{accuracy.high:.3f}",
+        str(accuracy.n_seeds),
         str(cells[0]["config"]["prompt"]["length"]),
         f"{cells[0]['trainable']:,}",
         is_kept,

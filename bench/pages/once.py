@@ -106,11 +106,11 @@ def _loss_rows(task: str, lines: str) -> list[list[str]]:
 
 def beginnings_text(results: Sequence[Found]) -> str:
     """Steps whose rows' common tokens run once a pass, beside those in which each row has them."""
-    found = results[0]
+    result = results[0]
     text = (
         "## What rows begin with\n\n"
-        f"Question types in the model's chat template with a system message: {found['rows']} rows of "
-        f"{found['mean_tokens']:.0f} tokens on average, the first {found['tokens_in_common']} the same in all. These "
+        f"Question types in the model's chat template with a system message: {result['rows']} rows of "
+        f"{result['mean_tokens']:.0f} tokens on average, the first {result['tokens_in_common']} the same in all. These "
         "run once a pass (of texts that are kept: once for all of one length), or with each row; both ways take turns "
         "in one process, ratios are taken within a round. Losses and gradients are equal but for rounding (a test). "
         "Processor seconds, median with (lowest-highest)."
@@ -118,7 +118,7 @@ def beginnings_text(results: Sequence[Found]) -> str:
     ways = ("once a pass", "once a row")
     rows = [
         [name, *(ranged(runs[way], 2) for way in ways), ranged(runs["times as fast"], 2), str(runs[ways[0]]["n"])]
-        for name, runs in found["cpu_seconds"].items()
+        for name, runs in result["cpu_seconds"].items()
     ]
     return "\n\n".join([text, table(["work", *ways, "times as fast", "rounds"], rows), made(results)])
 
@@ -133,16 +133,16 @@ def second_run_text(results: Sequence[Found]) -> str:
     )
     rows = [
         [
-            f"{found['case'].replace('-', ', ')} rows of each split",
+            f"{result['case'].replace('-', ', ')} rows of each split",
             mode,
             ranged(runs["cpu_seconds"]),
             ranged(runs["seconds"]),
             ranged({key: value / 2**20 for key, value in runs["peak_bytes"].items()}, 0),
-            f"{found['bytes_on_disk_after'][mode] / 2**20:.0f}",
+            f"{result['bytes_on_disk_after'][mode] / 2**20:.0f}",
             str(runs["seconds"]["n"]),
         ]
-        for found in results
-        for mode, runs in found["runs"].items()
+        for result in results
+        for mode, runs in result["runs"].items()
     ]
     head = ["texts", "run", "processor s", "wall s", "peak memory, MiB", "on disk, MiB", "runs"]
     return "\n\n".join([text, table(head, rows), made(results)])
@@ -157,8 +157,8 @@ def startup_text(results: Sequence[Found]) -> str:
         "turns. Median with (lowest-highest)."
     )
     rows = []
-    for found in results:
-        for name, versions in found["cpu_seconds"].items():
+    for result in results:
+        for name, versions in result["cpu_seconds"].items():
             before, now = versions["before"], versions["now"]
             share = f"{now['median'] / before['median']:.0%}"
             rows.append([f"`overture {name}`", ranged(before, 2), ranged(now, 2), share, str(now["n"])])
@@ -173,19 +173,19 @@ def precision_text(results: Sequence[Found]) -> str:
         "seeds and test rows together. Seconds are the processor's of a run's training, without reading the texts."
     )
     rows = []
-    for found in results:
-        pair = found["bfloat16_minus_float32"]
-        gap, seconds = pair["difference"], found["mean_cpu_seconds"]
+    for result in results:
+        pair = result["bfloat16_minus_float32"]
+        gap, seconds = pair["difference"], result["mean_cpu_seconds"]
         rows.append(
             [
-                f"{found['task']}, {found['way']}, {found['size']} rows",
-                found["metric"],
-                *(f"{found['scores'][name]['value']:.3f}" for name in ("float32", "bfloat16")),
+                f"{result['task']}, {result['way']}, {result['size']} rows",
+                result["metric"],
+                *(f"{result['scores'][name]['value']:.3f}" for name in ("float32", "bfloat16")),
                 f"{100 * gap['value']:+.1f} ({100 * gap['low']:+.1f} to {100 * gap['high']:+.1f})",
                 str(pair["n_seeds"]),
-                str(found["num_test_rows"]),
+                str(result["num_test_rows"]),
                 *(f"{seconds[name]['training']:.0f}" for name in ("float32", "bfloat16")),
-                found["machine"]["cpu"],
+                result["machine"]["cpu"],
             ]
         )
     head = [

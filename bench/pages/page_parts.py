@@ -27,17 +27,17 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], are_numbers: bool 
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def threads(found: dict[str, Any]) -> str:
-    return f"{found['threads']} thread{'s' * (found['threads'] != 1)}"
+def threads(result: dict[str, Any]) -> str:
+    return f"{result['threads']} thread{'s' * (result['threads'] != 1)}"
 
 
-def ranged(found: dict[str, float], digits: int = 1, unit: str = "") -> str:
+def ranged(spread: dict[str, float], digits: int = 1, unit: str = "") -> str:
     """Median and range."""
-    low, high = f"{found['min']:.{digits}f}", f"{found['max']:.{digits}f}"
-    return f"{found['median']:.{digits}f}{unit} ({low}-{high})"
+    low, high = f"{spread['min']:.{digits}f}", f"{spread['max']:.{digits}f}"
+    return f"{spread['median']:.{digits}f}{unit} ({low}-{high})"
 
 
-def points(found: Paired | Difference) -> str:
+def points(difference: Paired | Difference) -> str:
     """A difference of accuracies in points with its interval."""
-    gap = found.difference
+    gap = difference.difference
     return f"{100 * gap.value:+.1f} ({100 * gap.low:+.1f} to {100 * gap.high:+.1f}, n = {gap.n:,})"

@@ -118,8 +118,8 @@ def _speed_table(ways: dict[str, dict[str, Any]], others: Sequence[str]) -> str:
     return table(head, rows)
 
 
-def _ratio(name: str, rival: str, found: dict[str, float]) -> str:
-    return "1" if name == rival else ranged(found)
+def _ratio(name: str, rival: str, ratios: dict[str, float]) -> str:
+    return "1" if name == rival else ranged(ratios)
 
 
 def _ten_epochs(ways: dict[str, dict[str, Any]]) -> str:
@@ -127,12 +127,12 @@ def _ten_epochs(ways: dict[str, dict[str, Any]]) -> str:
     ran = {name: way["ten_epochs_run"]["seconds"] for name, way in ways.items() if "ten_epochs_run" in way}
     if not ran:
         return ""
-    told = []
+    sentences = []
     for name, seconds in ran.items():
         rival = ways[name]["rival"]
         times = f", {ran[rival] / seconds:.1f} times as fast" if name != rival else ""
-        told.append(f"{name} {seconds:.1f} s{times}")
-    return "Ten epochs run end to end, building included (n = 1): " + "; ".join(told) + "."
+        sentences.append(f"{name} {seconds:.1f} s{times}")
+    return "Ten epochs run end to end, building included (n = 1): " + "; ".join(sentences) + "."
 
 
 def speed_chart(results: Sequence[dict[str, Any]]) -> alt.FacetChart:
@@ -174,7 +174,7 @@ def encoder_text(cells: Sequence[dict[str, Any]]) -> str:
         "each label; its learning rate is the best of those tried on validation rows of seed 0. CPU seconds hold "
         "training, building and the validation after every epoch."
     )
-    return "\n\n".join([head, *(_encoder_part(task, found) for task, found in sorted(by_task.items()))])
+    return "\n\n".join([head, *(_encoder_part(task, task_cells) for task, task_cells in sorted(by_task.items()))])
 
 
 def _encoder_part(task: str, cells: Sequence[dict[str, Any]]) -> str:
@@ -187,7 +187,7 @@ def _encoder_part(task: str, cells: Sequence[dict[str, Any]]) -> str:
         else:
             tried[config["way"]].append(config["lr"])
     head = ["way", "test accuracy", "sd", "95% interval", "seeds", "test rows", "CPU seconds", "trained values", "rate"]
-    rows = [_encoder_row(way, found, tried[way]) for way, found in ways.items()]
+    rows = [_encoder_row(way, way_cells, tried[way]) for way, way_cells in ways.items()]
     config = cells[0]["config"]
     setting = f"P = {config['length']}, {config['epochs']} epochs, {config['train_rows']} training rows"
     chosen = " ".join(f"--way {way}" for way in ways)
@@ -196,18 +196,18 @@ def _encoder_part(task: str, cells: Sequence[dict[str, Any]]) -> str:
 
 
 def _encoder_row(way: str, cells: Sequence[dict[str, Any]], tried: Sequence[float]) -> list[str]:
-    found = across_seeds([cell["test"]["accuracy"] for cell in cells])
+    accuracy = across_seeds([cell["test"]["accuracy"] for cell in cells])
     rate = cells[0]["config"]["lr"]
     return [
         way,
-        f"{found.mean:.3f}",
-        "-" if found.sd is None else f"{found.sd:.3f}",
-        "-" if found.low is None or found.high is None else f"{found.low:.3f}-{found.high:.3f}",
-        str(found.n_seeds),
+        f"{accuracy.mean:.3f}",
+        "-" if accuracy.sd is None else f"{accuracy.sd:.3f}",
+        "-" if accuracy.low is None or accuracy.high is None else f"{accuracy.low:.3f}-{accuracy.high:.3f}",
+        str(accuracy.n_seeds),
         "/".join(sorted({f"{cell['test']['n']:,}" for cell in cells})),
         f"{fmean(cell['cpu_seconds_with_validation'] for cell in cells):.0f}",
         f"{cells[0]['trainable']:,}",
-        "-" if rate is None else f"{rate:g} of {', '.join(f'{one:g}' for one in sorted(tried))}",
+        "-" if rate is None else f"{rate:g} of {', '.join(f'{tried_rate:g}' for tried_rate in sorted(tried))}",
     ]
 
 
@@ -234,33 +234,33 @@ def search_text(results: Sequence[dict[str, Any]]) -> str:
         "rows. Cost is in times of that tune: the inputs' one run, training and validation; for the search everything "
         "but the loading of the model, its test score included. The test is exact McNemar on the test rows, one seed."
     )
-    commands = sorted({_search_command(found) for found in results})
+    commands = sorted({_search_command(result) for result in results})
     made = "Made by:\n\n```sh\n" + "\n".join(commands) + "\n```"
-    return "\n\n".join(["## Search", text, table(head, [_search_row(found) for found in results]), made])
+    return "\n\n".join(["## Search", text, table(head, [_search_row(result) for result in results]), made])
 
 
-def _search_row(found: dict[str, Any]) -> list[str]:
-    winner, compared = found["search"]["winner"], found["compared"]
+def _search_row(result: dict[str, Any]) -> list[str]:
+    winner, compared = result["search"]["winner"], result["compared"]
     title = "no prompt"
     if winner["length"]:
         title = f"{winner['method']}-{winner['place']}, P = {winner['length']}, lr {winner['lr']:.2g}"
     difference = compared["difference"]
     return [
-        f"{found['task']}, {found['train_rows']}, {found['seed']}",
+        f"{result['task']}, {result['train_rows']}, {result['seed']}",
         title,
-        f"{found['test']['winner']['value']:.3f}",
-        f"{found['test']['default']['value']:.3f}",
+        f"{result['test']['winner']['value']:.3f}",
+        f"{result['test']['default']['value']:.3f}",
         f"{100 * difference['value']:+.1f} ({100 * difference['low']:.1f} to {100 * difference['high']:.1f}) points",
         f"{compared['p_value']:.3f}",
-        f"{found['cost_ratio']['cpu']:.1f}",
-        f"{found['cost_ratio']['wall']:.1f}",
+        f"{result['cost_ratio']['cpu']:.1f}",
+        f"{result['cost_ratio']['wall']:.1f}",
     ]
 
 
-def _search_command(found: dict[str, Any]) -> str:
+def _search_command(result: dict[str, Any]) -> str:
     return (
-        f"python bench/quality/search.py --data DIR --task {found['task']} --train-rows {found['train_rows']} "
-        f"--validation-rows {found['validation_rows']} --tunes {found['tunes']:g} --threads {found['threads']}"
+        f"python bench/quality/search.py --data DIR --task {result['task']} --train-rows {result['train_rows']} "
+        f"--validation-rows {result['validation_rows']} --tunes {result['tunes']:g} --threads {result['threads']}"
     )
 
 
@@ -284,8 +284,8 @@ def gpu_text(results: Sequence[dict[str, Any]]) -> str:
     return "\n\n".join([head, *map(_gpu_part, results)])
 
 
-def _gpu_part(found: dict[str, Any]) -> str:
-    config, machine = found["config"], found["machine"]
+def _gpu_part(result: dict[str, Any]) -> str:
+    config, machine = result["config"], result["machine"]
     single = table(
         ["way", "seconds per epoch", "times as fast as peft", "text tokens/s", "utilisation", "peak, MiB"],
         [
@@ -297,31 +297,31 @@ def _gpu_part(found: dict[str, Any]) -> str:
                 f"{way['utilisation']:.0%}",
                 f"{way['peak_bytes'] / MIB:,.0f}",
             ]
-            for name, way in found["ways"].items()
+            for name, way in result["ways"].items()
         ],
     )
     together = table(
         ["cohort", "together, s", "one after another, s", "times as fast", "peak together, MiB"],
-        [_gpu_cohort(cohort) for cohort in found["cohorts"]],
+        [_gpu_cohort(cohort) for cohort in result["cohorts"]],
     )
     what = (
         f"{config['num_rows']} rows of up to {config['num_tokens']} tokens, batch {config['batch_size']}, P = "
         f"{config['length']}, {config['dtype']}, n = {config['num_repeats']} rounds; best product "
-        f"{max(found['matmul_flop_per_s']) / 1e12:.1f} TFLOP/s."
+        f"{max(result['matmul_flop_per_s']) / 1e12:.1f} TFLOP/s."
     )
-    versions = ", ".join(f"{name} {version}" for name, version in found["versions"].items())
-    made = f"Made by `{found['command']}` on {machine.get('gpu', machine['cpu'])}; {versions}; {found['started_at']}."
+    versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
+    made = f"Made by `{result['command']}` on {machine.get('gpu', machine['cpu'])}; {versions}; {result['started_at']}."
     title = f"### {config['shape']}{', compiled layers' if config.get('compile_layers') else ''}"
     return "\n\n".join([title, what, single, together, made])
 
 
-def _gpu_cohort(found: dict[str, Any]) -> list[str]:
-    name = f"{found['way']} x {found['members']}"
-    if "error" in found:
+def _gpu_cohort(cohort: dict[str, Any]) -> list[str]:
+    name = f"{cohort['way']} x {cohort['members']}"
+    if "error" in cohort:
         return [name, "-", "-", "-", "does not fit"]
-    seconds = found["seconds"]
+    seconds = cohort["seconds"]
     times = [ranged(seconds[side], 2) for side in ("together", "alone")]
-    return [name, *times, ranged(found["times_as_fast"]), f"{found['peak_bytes']['together'] / MIB:,.0f}"]
+    return [name, *times, ranged(cohort["times_as_fast"]), f"{cohort['peak_bytes']['together'] / MIB:,.0f}"]
 
 
 def write_report(results: Path, docs: Path) -> list[str]:
@@ -343,8 +343,8 @@ def write_report(results: Path, docs: Path) -> list[str]:
         sections["speed"] = speed_text(speed, "images/speed.svg")
     if cells := [cell for file in sorted((results / "quality").glob("*.json")) if (cell := cell_of(file))]:
         sections["quality"] = quality_text(cells)
-    if found := [json.loads(f.read_text(encoding="utf-8")) for f in sorted((results / "search").glob("*.json"))]:
-        sections["search"] = search_text(found)
+    if searches := [json.loads(f.read_text(encoding="utf-8")) for f in sorted((results / "search").glob("*.json"))]:
+        sections["search"] = search_text(searches)
     if encoder := [
         json.loads(file.read_text(encoding="utf-8")) for file in sorted((results / "encoder").glob("*.json"))
     ]:

@@ -31,14 +31,14 @@ def sections_of(results: Path, docs: Path) -> dict[str, str]:
         results: folder with `cohort`, `mixed` and `scaling`.
         docs: where the picture goes.
     """
-    found = {name: _results(results / name) for name in ("cohort", "mixed", "scaling")}
+    by_name = {name: _results(results / name) for name in ("cohort", "mixed", "scaling")}
     picture = docs / "images" / "scaling.png"
-    if chart := scaling_chart(found["scaling"]):
+    if chart := scaling_chart(by_name["scaling"]):
         write_atomic(picture, png_of(chart))
     return {
-        "cohort": f"## Cohorts\n\n{cohort_text(found['cohort']) if found['cohort'] else MISSING}",
-        "mixed": f"## Mixed batches\n\n{mixed_text(found['mixed']) if found['mixed'] else MISSING}",
-        "scaling": f"## Scaling\n\n{scaling_text(found['scaling']) if found['scaling'] else MISSING}",
+        "cohort": f"## Cohorts\n\n{cohort_text(by_name['cohort']) if by_name['cohort'] else MISSING}",
+        "mixed": f"## Mixed batches\n\n{mixed_text(by_name['mixed']) if by_name['mixed'] else MISSING}",
+        "scaling": f"## Scaling\n\n{scaling_text(by_name['scaling']) if by_name['scaling'] else MISSING}",
     }
 
 
@@ -48,12 +48,12 @@ def _results(folder: Path) -> list[Found]:
 
 def made(results: Sequence[Found]) -> str:
     """Commands, machine, versions and dates of a section."""
-    commands = "\n".join(sorted({found["command"] for found in results}))
-    machines = sorted({f"{found['machine']['cpu']} with {found['machine']['num_cpus']} CPUs" for found in results})
-    versions = sorted({", ".join(f"{k} {v}" for k, v in found["versions"].items()) for found in results})
-    dates = sorted(found["started_at"][:10] for found in results)
+    commands = "\n".join(sorted({result["command"] for result in results}))
+    machines = sorted({f"{result['machine']['cpu']} with {result['machine']['num_cpus']} CPUs" for result in results})
+    versions = sorted({", ".join(f"{k} {v}" for k, v in result["versions"].items()) for result in results})
+    dates = sorted(result["started_at"][:10] for result in results)
     span = dates[0] if dates[0] == dates[-1] else f"{dates[0]} to {dates[-1]}"
-    load = max(found["load_at_start"] for found in results)
+    load = max(result["load_at_start"] for result in results)
     where = f"on {'; '.join(machines)}; {'; '.join(versions)}; {span}, load {load:.1f} at most when one began."
     return f"Made by\n\n```\n{commands}\n```\n\n{where}"
 
@@ -70,22 +70,22 @@ def cohort_text(results: Sequence[Found]) -> str:
         "the median of the rounds with (lowest-highest); a ratio below 1 is a gain."
     )
     head = ["what", "members", "rows", "epochs", "together, s", "alone, s", "time", "memory", "rounds", "threads"]
-    return "\n\n".join([text, table(head, [_cohort_row(found) for found in results]), made(results)])
+    return "\n\n".join([text, table(head, [_cohort_row(result) for result in results]), made(results)])
 
 
-def _cohort_row(found: Found) -> list[str]:
-    config = found["config"]
+def _cohort_row(result: Found) -> list[str]:
+    config = result["config"]
     way = f"{config['method']} at {config['place']}, P = {config['length']}"
     return [
         f"{config['task']}, {way}, differ in {config['vary']}",
         str(config["num_members"]),
         str(config["num_rows"]),
         str(config["epochs"]),
-        ranged(found["seconds"]["together"]),
-        ranged(found["seconds"]["alone"]),
-        ranged(found["time_ratio"], 2),
-        ranged(found["memory_ratio"], 2),
-        str(found["time_ratio"]["n"]),
+        ranged(result["seconds"]["together"]),
+        ranged(result["seconds"]["alone"]),
+        ranged(result["time_ratio"], 2),
+        ranged(result["memory_ratio"], 2),
+        str(result["time_ratio"]["n"]),
         str(config["threads"]),
     ]
 
@@ -101,20 +101,20 @@ def mixed_text(results: Sequence[Found]) -> str:
         "one process after a warm-up; ratios are taken within a round, medians with (lowest-highest)."
     )
     head = ["work", "rows", "none, s", "mixed, s", "peft, s", "throughput of none", "times peft", "rounds", "threads"]
-    rows = [_mixed_row(found, kind) for found in results for kind in ("answers", "scores")]
+    rows = [_mixed_row(result, kind) for result in results for kind in ("answers", "scores")]
     return "\n\n".join([text, table(head, rows), made(results)])
 
 
-def _mixed_row(found: Found, kind: str) -> list[str]:
-    config, own = found["config"], found[kind]
+def _mixed_row(result: Found, kind: str) -> list[str]:
+    config, measured = result["config"], result[kind]
     what = f"answers of {config['new_tokens']} tokens" if kind == "answers" else "label scores"
     return [
         f"{config['task']}, {what}, P = {config['length']}",
         str(config["num_rows"]),
-        *(ranged(own["seconds"][way], 2) for way in ("none", "mixed", "peft")),
-        ranged(own["throughput_of_none"], 2),
-        ranged(own["times_peft"]),
-        str(own["times_peft"]["n"]),
+        *(ranged(measured["seconds"][way], 2) for way in ("none", "mixed", "peft")),
+        ranged(measured["throughput_of_none"], 2),
+        ranged(measured["times_peft"]),
+        str(measured["times_peft"]["n"]),
         str(config["threads"]),
     ]
 
@@ -133,34 +133,34 @@ def scaling_text(results: Sequence[Found]) -> str:
         "model without any, forward alone. peft has no cohorts; its many prompts take turns by `set_adapter`."
     )
     by_axis: dict[str, list[Found]] = defaultdict(list)
-    for found in results:
-        by_axis[found["axis"]].append(found)
+    for result in results:
+        by_axis[result["axis"]].append(result)
     parts = [_scaling_part(axis, by_axis[axis]) for axis in AXES if axis in by_axis]
-    of = sorted({threads(found) for found in results})
+    of = sorted({threads(result) for result in results})
     return "\n\n".join([text, *parts, f"{', '.join(of)}. {made(results)}"])
 
 
 def _scaling_part(axis: str, results: Sequence[Found]) -> str:
-    ways = list(dict.fromkeys(found["way"] for found in _in_order(results)))
+    ways = list(dict.fromkeys(result["way"] for result in _in_order(results)))
     by_size: dict[int, dict[str, Found]] = defaultdict(dict)
-    for found in results:
-        by_size[found["size"]][found["way"]] = found
+    for result in results:
+        by_size[result["size"]][result["way"]] = result
     rows = [
-        [f"{size:,}", str(next(iter(own.values()))["rows"]), *(_scaling_cell(own.get(way)) for way in ways)]
-        for size, own in sorted(by_size.items())
+        [f"{size:,}", str(next(iter(by_way.values()))["rows"]), *(_scaling_cell(by_way.get(way)) for way in ways)]
+        for size, by_way in sorted(by_size.items())
     ]
     return f"### {axis[0].upper()}{axis[1:]}: {AXES[axis]}\n\n{table([axis, 'rows', *ways], rows)}"
 
 
 def _in_order(results: Sequence[Found]) -> list[Found]:
     """Ours first."""
-    return sorted(results, key=lambda found: (found["way"].startswith("peft"), found["way"]))
+    return sorted(results, key=lambda result: (result["way"].startswith("peft"), result["way"]))
 
 
-def _scaling_cell(found: Found | None) -> str:
-    if found is None:
+def _scaling_cell(result: Found | None) -> str:
+    if result is None:
         return "-"
-    return f"{1000 * found['seconds_per_row']:,.0f}{'' if found['is_warm'] else '*'}"
+    return f"{1000 * result['seconds_per_row']:,.0f}{'' if result['is_warm'] else '*'}"
 
 
 def scaling_chart(results: Sequence[Found]) -> alt.ConcatChart | None:
@@ -168,16 +168,16 @@ def scaling_chart(results: Sequence[Found]) -> alt.ConcatChart | None:
 
     Axes with fewer than two sizes have none; without any panel there is no chart.
     """
-    ways = list(dict.fromkeys(found["way"] for found in _in_order(results) if found["size"]))
+    ways = list(dict.fromkeys(result["way"] for result in _in_order(results) if result["size"]))
     styles = [_style(way) for way in ways]
     scales = [alt.Scale(domain=ways, range=list(values)) for values in zip(*styles, strict=True)]
     legend = alt.Legend(orient="bottom", columns=4)
     panels = []
     for axis, unit in AXES.items():
         # No logarithm of a prompt length of 0.
-        own = [found for found in results if found["axis"] == axis and found["size"]]
-        values = [{"size": f["size"], "way": f["way"], "ms": 1000 * f["seconds_per_row"]} for f in own]
-        sizes = sorted({found["size"] for found in own})
+        axis_results = [result for result in results if result["axis"] == axis and result["size"]]
+        values = [{"size": f["size"], "way": f["way"], "ms": 1000 * f["seconds_per_row"]} for f in axis_results]
+        sizes = sorted({result["size"] for result in axis_results})
         if len(sizes) < 2:
             continue
         base = alt.Chart(data(values)).encode(

@@ -36,7 +36,7 @@ def sensitivity_text(cells: Cells) -> str:
         "paired over the test rows of the seeds that both have. A prompt of another length has the rate that is its "
         "own at that length, unless one is named."
     )
-    return "\n\n".join([head, *(_way_text(*key, found) for key, found in sorted(groups.items()))])
+    return "\n\n".join([head, *(_way_text(*key, group) for key, group in sorted(groups.items()))])
 
 
 def _way_text(way: str, task: str, dtype: str, cells: Cells) -> str:
@@ -46,7 +46,9 @@ def _way_text(way: str, task: str, dtype: str, cells: Cells) -> str:
     precision = "" if dtype == FLOAT32 else f"-{dtype}"
     plain_file = f"{way}-{task}{precision}-seed0"
     plain = next(settings[_settings(cell)] for cell in cells if cell["file"] == plain_file)
-    rows = [_change_row(found, plain) for _, found in sorted(settings.items(), key=lambda item: _order(item[1], plain))]
+    rows = [
+        _change_row(changed, plain) for _, changed in sorted(settings.items(), key=lambda item: _order(item[1], plain))
+    ]
     head = ["changed", "test accuracy", "difference in points (95% interval)", "trained values", "CPU seconds", "seeds"]
     return f"#### {way} on {task}{precision and f', {dtype}'}\n\n{table(head, rows)}"
 
@@ -58,7 +60,7 @@ def _settings(cell: Mapping[str, Any]) -> tuple[Any, ...]:
 
 def _changes(cell: Mapping[str, Any], plain: Mapping[str, Any]) -> dict[str, str]:
     """The settings that are not the plain way's, in words; a rate that follows from the length is a note beside it."""
-    settings, usual = (dict(zip(CHANGED, _settings(one), strict=True)) for one in (cell, plain))
+    settings, usual = (dict(zip(CHANGED, _settings(settings_cell), strict=True)) for settings_cell in (cell, plain))
     changes = {name: f"{name} {value}" for name, value in settings.items() if value != usual[name]}
     if {"lr", "length"} <= set(changes) and math.isclose(settings["lr"], _own_rate(cell)):
         del changes["lr"]
@@ -103,19 +105,19 @@ def starts_text(folder: Path) -> str:
     """What SPoT's start and learnt ones give, and what pruning keeps."""
     parts = []
     for name, (title, text) in _STARTS.items():
-        found = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob(f"{name}*.json"))]
+        studies = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob(f"{name}*.json"))]
         command = f"python bench/quality/starts.py --data DIR --study {name}" + (
             " --snippets ARCHIVE" if name == "spot" else ""
         )
-        bodies = [f"{text(one)}\n\nMade by `{command}{_asked(one)}`." for one in found]
+        bodies = [f"{text(study)}\n\nMade by `{command}{_asked(study)}`." for study in studies]
         bodies = bodies or [NOT_YET.format(command=command)]
         parts.append("\n\n".join([f"### {title}", *bodies]))
     return "\n\n".join(parts)
 
 
-def _asked(told: Mapping[str, Any]) -> str:
+def _asked(study: Mapping[str, Any]) -> str:
     """The settings that the command must name to give these figures."""
-    settings = told["settings"]
+    settings = study["settings"]
     rows = " ".join(map(str, settings["rows"]))
     kept = ("epochs", "seeds", "visits", "threads")
     method = settings.get("method", _USUAL)
@@ -129,16 +131,16 @@ def _asked(told: Mapping[str, Any]) -> str:
 _USUAL = "prefix"
 
 
-def _spot(told: Mapping[str, Any]) -> str:
-    first = next(iter(told["found"].values()))
-    asked = first["no_prompt"]["metrics"]["test"]["accuracy"]
+def _spot(study: Mapping[str, Any]) -> str:
+    first = next(iter(study["found"].values()))
+    score = first["no_prompt"]["metrics"]["test"]["accuracy"]
     lead = (
-        f"Polarity of product reviews (1,000 test rows, 100 for validation), {_method(told)}, from the ordinary start, "
-        "from a prompt tuned for film reviews (near) and from one for question types (far). Without any prompt "
-        f"{asked['value']:.3f} ({asked['low']:.3f}-{asked['high']:.3f}). The rows are the same for all seeds; 16 of "
+        f"Polarity of product reviews (1,000 test rows, 100 for validation), {_method(study)}, from the ordinary "
+        "start, from a prompt tuned for film reviews (near) and from one for question types (far). Without any prompt "
+        f"{score['value']:.3f} ({score['low']:.3f}-{score['high']:.3f}). The rows are the same for all seeds; 16 of "
         "them are one batch, so from a stored prompt seeds change nothing there."
     )
-    return f"{lead}\n\n{_starts_table(told['found'])}"
+    return f"{lead}\n\n{_starts_table(study['found'])}"
 
 
 def _starts_table(by_start: Mapping[str, Any]) -> str:
@@ -153,31 +155,31 @@ def _starts_table(by_start: Mapping[str, Any]) -> str:
                 f"{seeds['mean']:.3f}",
                 # Of two seeds the t interval may reach beyond what an accuracy can be.
                 f"{max(seeds['low'], 0):.3f}-{min(seeds['high'], 1):.3f}" if seeds["low"] is not None else "-",
-                " ".join(f"{one['test']:.3f}" for one in found["seeds"]["each"]),
+                " ".join(f"{seed_result['test']:.3f}" for seed_result in found["seeds"]["each"]),
             ]
         )
     return table(["training rows", "start", "test accuracy", "95% interval", "each seed"], rows)
 
 
-def _method(told: Mapping[str, Any]) -> str:
-    return f"`{told['settings'].get('method', _USUAL)}` at `after`"
+def _method(study: Mapping[str, Any]) -> str:
+    return f"`{study['settings'].get('method', _USUAL)}` at `after`"
 
 
-def _learnt(told: Mapping[str, Any]) -> str:
+def _learnt(study: Mapping[str, Any]) -> str:
     rows = []
-    for one in told["found"]["few_steps"]:
-        pair = Paired.model_validate({key: value for key, value in one["compared"].items() if key != "split"})
-        sides = [one[side][one["metric"]] for side in ("ordinary", "learnt")]
+    for few_steps in study["found"]["few_steps"]:
+        pair = Paired.model_validate({key: value for key, value in few_steps["compared"].items() if key != "split"})
+        sides = [few_steps[side][few_steps["metric"]] for side in ("ordinary", "learnt")]
         shown = [f"{side['value']:.3f}" for side in sides]
-        rows.append([one["task"], "no" if one["is_unseen"] else "yes", *shown, points(pair)])
+        rows.append([few_steps["task"], "no" if few_steps["is_unseen"] else "yes", *shown, points(pair)])
     head = ["task", "met in training", "ordinary start", "learnt start", "difference in points (95% interval)"]
-    settings = told["settings"]
+    settings = study["settings"]
     lead = (
         f"After four optimiser steps on the task, on its validation rows; the start was learnt in {settings['visits']} "
-        f"visits of four steps to films and news ({_method(told)}, one seed)."
+        f"visits of four steps to films and news ({_method(study)}, one seed)."
     )
     few = "Question types tuned from few rows, 1,000 test rows, from the ordinary start and from the learnt one."
-    return f"{lead}\n\n{table(head, rows)}\n\n{few}\n\n{_starts_table(told['found']['tuned'])}"
+    return f"{lead}\n\n{table(head, rows)}\n\n{few}\n\n{_starts_table(study['found']['tuned'])}"
 
 
 def pruned_differences(folder: Path) -> dict[str, dict[str, Paired]]:
@@ -185,28 +187,28 @@ def pruned_differences(folder: Path) -> dict[str, dict[str, Paired]]:
     path = folder / "pruned.json"
     if not path.exists():
         return {}
-    found = json.loads(path.read_text(encoding="utf-8"))["found"]
-    if found["trainable"] > _THIRD * found["whole"]["trainable"]:
+    pruned = json.loads(path.read_text(encoding="utf-8"))["found"]
+    if pruned["trainable"] > _THIRD * pruned["whole"]["trainable"]:
         return {}
-    return {"pruned": {_PRUNED_TASK: _beside_whole(found)}}
+    return {"pruned": {_PRUNED_TASK: _beside_whole(pruned)}}
 
 
-def _beside_whole(found: Mapping[str, Any]) -> Paired:
-    compared = found["compared"]["whole"]
+def _beside_whole(pruned: Mapping[str, Any]) -> Paired:
+    compared = pruned["compared"]["whole"]
     return Paired.model_validate({key: value for key, value in compared.items() if key != "split"})
 
 
-def _pruned(told: Mapping[str, Any]) -> str:
-    found = told["found"]
+def _pruned(study: Mapping[str, Any]) -> str:
+    pruned = study["found"]
     rows = []
-    for name, one in (("whole", found["whole"]), ("pruned", found)):
-        score = one["metrics"]["test"]["accuracy"]
+    for name, result in (("whole", pruned["whole"]), ("pruned", pruned)):
+        score = result["metrics"]["test"]["accuracy"]
         interval = f"{score['low']:.3f}-{score['high']:.3f}"
-        rows.append([name, f"{one['length']}", f"{one['trainable']:,}", f"{score['value']:.3f}", interval])
+        rows.append([name, f"{result['length']}", f"{result['trainable']:,}", f"{score['value']:.3f}", interval])
     lead = (
         "Vectors at `after` on films, tokens and pieces of least importance taken away, what is left rewound and "
-        f"trained again (one seed). On {found['compared']['whole']['split']} rows the pruned prompt is "
-        f"{points(_beside_whole(found))} points beside "
+        f"trained again (one seed). On {pruned['compared']['whole']['split']} rows the pruned prompt is "
+        f"{points(_beside_whole(pruned))} points beside "
         "the whole one."
     )
     return f"{lead}\n\n{table(['prompt', 'vectors', 'values', 'test accuracy', '95% interval'], rows)}"
@@ -231,16 +233,16 @@ def equal_text(cells: Cells) -> str:
         "vectors-before": "10 vectors",
     }
     named = [{**cell, "way": way_of(cell)} for cell in cells]
-    found = [cell for cell in named if cell["way"] in ways]
+    way_cells = [cell for cell in named if cell["way"] in ways]
     command = "python bench/quality/methods.py --data DIR --method dept --method vectors"
-    if not any(cell["way"] == "dept-before-equal" for cell in found):
+    if not any(cell["way"] == "dept-before-equal" for cell in way_cells):
         return NOT_YET.format(command=command)
     lead = (
         "The paper's claim is as much accuracy in less time at equal values: 4 vectors and an offset of rank 5 on the "
         "first 65 tokens, the longest row's, are 4 D + 5 (65 + D) = 5,509 values beside the 5,760 of ten vectors. "
         "CPU seconds are those of training and validation on one thread."
     )
-    body = beside_text(found, ways, ("vectors-before",), "cpu_seconds_with_validation")
+    body = beside_text(way_cells, ways, ("vectors-before",), "cpu_seconds_with_validation")
     return f"{lead}\n\n{body}\n\nMade by `{command}`."
 
 
@@ -293,8 +295,8 @@ def shared_text(cells: Cells) -> str:
 
 
 def _num_rows(cells: Cells, task: str) -> str:
-    found = sorted({cell["train_rows"] for cell in cells if cell["task"] == task})
-    return " or ".join(map(str, found)) or "few"
+    row_counts = sorted({cell["train_rows"] for cell in cells if cell["task"] == task})
+    return " or ".join(map(str, row_counts)) or "few"
 
 
 # -- texts as memories
@@ -302,10 +304,12 @@ def _num_rows(cells: Cells, task: str) -> str:
 
 def cartridge_differences(folder: Path) -> dict[str, dict[str, Paired]]:
     """What a cartridge gains on as many columns of the text's beginning: answer tokens that the model puts first."""
-    found = _articles(folder)
-    if not found:
+    articles = _articles(folder)
+    if not articles:
         return {}
-    ours, theirs = ["".join(one["questions"][way]["right"] for one in found) for way in ("cartridge", "beginning")]
+    ours, theirs = [
+        "".join(article["questions"][way]["right"] for article in articles) for way in ("cartridge", "beginning")
+    ]
     return {"cartridge": {"tokens of SQuAD's answers": paired_test("1" * len(ours), ours, theirs)}}
 
 
@@ -314,7 +318,7 @@ def cartridge_text(folder: Path) -> str:
     articles = _articles(folder)
     if not articles:
         return NOT_YET.format(command="python bench/quality/cartridge.py --data DIR --article Normans")
-    rows = [_known_row(one, way, asked) for one in articles for way, asked in one["questions"].items()]
+    rows = [_known_row(article, way, answers) for article in articles for way, answers in article["questions"].items()]
     head = [
         "article",
         "what the model has",
@@ -332,9 +336,9 @@ def cartridge_text(folder: Path) -> str:
         "questions on the article what that is worth: perplexity of their answers, the share of answer tokens that "
         "the model puts first, and F1 of what it writes by itself."
     )
-    names = " ".join(f"--article {one['article']}" for one in articles)
-    asked = " ".join(f"--{key} {settings[key]}" for key in ("length", "conversations", "threads"))
-    made = f"Made by `python bench/quality/cartridge.py --data DIR {names} {asked}`."
+    names = " ".join(f"--article {article['article']}" for article in articles)
+    flags = " ".join(f"--{key} {settings[key]}" for key in ("length", "conversations", "threads"))
+    made = f"Made by `python bench/quality/cartridge.py --data DIR {names} {flags}`."
     return f"{lead}\n\n{table(head, rows)}\n\n{made}"
 
 
@@ -342,15 +346,15 @@ def _articles(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))]
 
 
-def _known_row(article: Mapping[str, Any], way: str, asked: Mapping[str, Any]) -> list[str]:
-    talk, right, f1 = article["ways"][way], asked["right"], asked["squad_f1"]
+def _known_row(article: Mapping[str, Any], way: str, answers: Mapping[str, Any]) -> list[str]:
+    talk, right, f1 = article["ways"][way], answers["right"], answers["squad_f1"]
     return [
         f"{article['article'].replace('_', ' ')} ({article['text_tokens']:,} tokens)",
         way,
         f"{talk['columns']:,}",
         f"{talk['perplexity']:.2f}",
         f"{talk['divergence']:.3f}",
-        f"{asked['perplexity']:.1f}",
+        f"{answers['perplexity']:.1f}",
         f"{right.count('1') / len(right):.3f} (n = {len(right)})",
         f"{f1['value']:.3f} ({f1['low']:.3f}-{f1['high']:.3f}, n = {f1['n']})",
     ]

@@ -72,11 +72,11 @@ def right_tokens(model: PromptedModel, rows: Sequence[Encoded]) -> str:
 
 def asked(model: PromptedModel, task: Task, rows: Sequence[Row], encoded: Sequence[Encoded]) -> dict[str, Any]:
     """How likely the answers are, token by token, and what the model writes."""
-    found = score(model, encoded, task, gold_of(task, rows))
+    scored = score(model, encoded, task, gold_of(task, rows))
     return {
-        "perplexity": math.exp(found.loss),
+        "perplexity": math.exp(scored.loss),
         "right": right_tokens(model, encoded),
-        "squad_f1": found.metrics(task)["squad_f1"].model_dump(),
+        "squad_f1": scored.metrics(task)["squad_f1"].model_dump(),
     }
 
 
@@ -120,9 +120,9 @@ def main() -> None:
     for title in args.article:
         path = args.out / f"{title}-{args.length}.json"
         if not path.exists():
-            found = study(backbone, args, title)
-            write_json(path, {"article": title, "settings": settings, **found})
-            shown = {name: f"{one['perplexity']:.2f}" for name, one in found["questions"].items()}
+            result = study(backbone, args, title)
+            write_json(path, {"article": title, "settings": settings, **result})
+            shown = {name: f"{answers['perplexity']:.2f}" for name, answers in result["questions"].items()}
             print(path.name, shown, flush=True)
 
 

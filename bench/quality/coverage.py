@@ -152,9 +152,9 @@ def tuned_prompt(args: argparse.Namespace) -> str:
     rows = {name: [dict(row.fields) for row in splits[name]] for name in ("train", "validation")}
     # The task's own options, without the files that rows replace.
     task = decoder_task(args.task).model_dump(mode="json", exclude_unset=True, exclude={"data"})
-    told = overture.tune(task, rows, store=args.store, baselines=False, shots=0, dtype=args.dtype)
-    assert told.prompt is not None, "it is kept"
-    return told.prompt
+    result = overture.tune(task, rows, store=args.store, baselines=False, shots=0, dtype=args.dtype)
+    assert result.prompt is not None, "it is kept"
+    return result.prompt
 
 
 def main() -> None:
@@ -180,12 +180,16 @@ def main() -> None:
     pairs = shares.pairs()
     labels = tuple(handle.task.words)
     # The prompt's own validation rows, against all rows.
-    own = certainty_of(handle.manifest, handle.task, Doubt(coverage=0.9))
+    validation_certainty = certainty_of(handle.manifest, handle.task, Doubt(coverage=0.9))
     said = [
         Prediction(labels[parts.index(max(parts))], tuple(part / WHOLE for part in parts), labels=labels)
         for _, parts in pairs
     ]
-    by_validation = certainty_measured(own, [labels[gold] for gold, _ in pairs], said).dump() if own else None
+    by_validation = (
+        certainty_measured(validation_certainty, [labels[gold] for gold, _ in pairs], said).dump()
+        if validation_certainty
+        else None
+    )
     accuracy = statistics.fmean(parts.index(max(parts)) == gold for gold, parts in pairs)
     kept = kept_shares([(gold, [part / WHOLE for part in parts]) for gold, parts in pairs], "file", False)
     write_json(

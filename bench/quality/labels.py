@@ -154,7 +154,10 @@ def needed(runs: Sequence[Any], sizes: Sequence[int]) -> dict[str, Any]:
     """
     ways = list(dict.fromkeys(run["way"] for run in runs))
     curves = {way: {run["seed"]: run["accuracy"] for run in runs if run["way"] == way} for way in ways}
-    means = {way: [statistics.fmean(one[size] for one in curves[way].values()) for size in sizes] for way in ways}
+    means = {
+        way: [statistics.fmean(accuracies[size] for accuracies in curves[way].values()) for size in sizes]
+        for way in ways
+    }
     target = sizes[-1]
     wanted = means["random"][-1]
     result = {}

@@ -119,7 +119,7 @@ def tune_sources(args: argparse.Namespace, task: str) -> None:
     """Prompts of vectors for the other tasks, in the store."""
     store = Store(args.work / "store")
     for other in sources_for(task):
-        if not any(found.name == source_named(other) for found in store.list()):
+        if not any(entry.name == source_named(other) for entry in store.list()):
             path = shared_task(args.work, args.data, other)
             prompt = {"method": "vectors", "place": "after", "length": 10}
             overture.tune(path, store=args.work / "store", prompt=prompt, shots=0, name=source_named(other))

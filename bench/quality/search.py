@@ -68,7 +68,7 @@ def run_cell(backbone: Backbone, args: argparse.Namespace, seed: int, path: Path
         train, search_config = TrainConfig(epochs=args.epochs), SearchConfig(tunes=args.tunes)
         config = SearchRequest(task=task, train=train, seed=seed, shots=0, search=search_config)
         wall, cpu = time.perf_counter(), time.process_time()
-        found = search(config, Store(folder / "store"), tell, backbone=backbone).dump()
+        result = search(config, Store(folder / "store"), tell, backbone=backbone).dump()
         spent = {"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu}
         # After the search and on a cache of its own, so that neither profits from the other.
         work = prepared(
@@ -78,8 +78,8 @@ def run_cell(backbone: Backbone, args: argparse.Namespace, seed: int, path: Path
         model, default = tuned_once(work, folder / "default")
         test = Encoder(task, backbone.text.tokenizer).encode(rows["test"])
         default_scored = score(model, test, task)
-        if found["prompt"]:
-            prompt = Host(backbone).open(Path(found["folder"]))
+        if result["prompt"]:
+            prompt = Host(backbone).open(Path(result["folder"]))
             winner_scored = score(prompt.model(InputCache()), prompt.encoder.encode(rows["test"]), prompt.task)
         else:
             winner_scored = score(PromptedModel(backbone, None), test, task)
@@ -98,7 +98,7 @@ def run_cell(backbone: Backbone, args: argparse.Namespace, seed: int, path: Path
             "epochs": args.epochs,
             "tunes": args.tunes,
             "threads": args.threads,
-            "search": {"seconds": spent, **{name: found[name] for name in kept}},
+            "search": {"seconds": spent, **{name: result[name] for name in kept}},
             "default": default,
             "cost_ratio": ratio,
             "test": metrics,
@@ -107,7 +107,7 @@ def run_cell(backbone: Backbone, args: argparse.Namespace, seed: int, path: Path
         },
     )
     values = {name: round(metric["value"], 3) for name, metric in metrics.items()}
-    print(path.name, found["winner"], values, f"p = {compared.p_value:.3f}", f"{ratio['cpu']:.1f} tunes", flush=True)
+    print(path.name, result["winner"], values, f"p = {compared.p_value:.3f}", f"{ratio['cpu']:.1f} tunes", flush=True)
 
 
 def tell(event: Event) -> None:

@@ -69,12 +69,12 @@ def one_by_one(lab: Lab, entry: Entry, requests: Sequence[TuneConfig], seed: int
     facts: Facts = {}
     for task, request in zip(entry.tasks, requests, strict=True):
         before = time.process_time()
-        own = request.model_copy(update={"name": task_named(entry.way, task, seed)})
-        told = tune(own, lab.store, backbone=lab.backbone)
-        assert isinstance(told, TuneResult)
+        task_request = request.model_copy(update={"name": task_named(entry.way, task, seed)})
+        result = tune(task_request, lab.store, backbone=lab.backbone)
+        assert isinstance(result, TuneResult)
         facts[task] = {
-            "trainable": told.trainable,
-            "train_seconds": told.seconds,
+            "trainable": result.trainable,
+            "train_seconds": result.seconds,
             "cpu_seconds": time.process_time() - before,
         }
     return facts
@@ -87,15 +87,18 @@ def as_one(config: MultiConfig) -> Callable[[Lab, Entry, Sequence[TuneConfig], i
         before = time.process_time()
         teachers = [task_named("alone", task, seed) for task in entry.tasks]
         name = named(entry.way, seed)
-        told = multi(requests, lab.store, name, config, teachers=teachers, backbone=lab.backbone).dump()
+        result = multi(requests, lab.store, name, config, teachers=teachers, backbone=lab.backbone).dump()
         run = {
-            "train_seconds": told["seconds"],
+            "train_seconds": result["seconds"],
             "cpu_seconds": time.process_time() - before,
-            "weights": told["weights"],
-            "values": told["values"],
+            "weights": result["weights"],
+            "values": result["values"],
             "together": list(entry.tasks),
         }
-        return {found["task"]: {"trainable": found["multi"]["trainable"], **run} for found in told["tasks"]}
+        return {
+            task_result["task"]: {"trainable": task_result["multi"]["trainable"], **run}
+            for task_result in result["tasks"]
+        }
 
     return trained
 
@@ -159,9 +162,9 @@ def is_stored(lab: Lab, entry: Entry, seed: int) -> bool:
 
 def keep(lab: Lab, entry: Entry, task: str, seed: int, facts: dict[str, Any]) -> None:
     """The cell of a stored prompt."""
-    found = Host(lab.backbone, lab.store).open(task_named(entry.way, task, seed))
-    scores = lab.scores(found.model(lab.cache), task, num_train(lab, task), seed)
-    cell = {"train_rows": num_train(lab, task), "config": found.manifest.options.dump(), **facts, **scores}
+    handle = Host(lab.backbone, lab.store).open(task_named(entry.way, task, seed))
+    scores = lab.scores(handle.model(lab.cache), task, num_train(lab, task), seed)
+    cell = {"train_rows": num_train(lab, task), "config": handle.manifest.options.dump(), **facts, **scores}
     lab.keep(entry.way, task, seed, cell)
 
 

@@ -98,14 +98,14 @@ def missing(lab: Lab) -> Iterator[tuple[str, str, int]]:
 
 def run(lab: Lab, way: str, task: str, seed: int) -> None:
     """Train one cell from nothing, inputs and all, and score it."""
-    num_train, own = lab.args.train_rows, WAYS[way]
-    config, before = settled(own.request(lab, task, seed), lab.store, lab.backbone), time.process_time()
+    num_train, options = lab.args.train_rows, WAYS[way]
+    config, before = settled(options.request(lab, task, seed), lab.store, lab.backbone), time.process_time()
     with TemporaryDirectory() as folder:
         work = prepared(Run(Path(folder)), config, lab.store, lambda: False, lab.backbone)
-        tuned = own.tuned(work)
+        tuned = options.tuned(work)
         cell = {
             "train_rows": num_train,
-            "config": config.model_dump(mode="json", include={"train", *own.parts}),
+            "config": config.model_dump(mode="json", include={"train", *options.parts}),
             "trainable": tuned.trainable,
             "train_seconds": tuned.seconds,
             "history": [epoch.dump() for epoch in tuned.result.progress.history],

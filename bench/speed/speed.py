@@ -192,7 +192,7 @@ def peaks(bench: Bench, data: Path) -> dict[str, dict[str, int]]:
 def ratios(rounds: list[dict[str, Any]], name: str, rival: str, clock: str) -> dict[str, dict[str, float]]:
     """How many times as fast as a rival, round by round: for an epoch, and for a run with the cache's building."""
     one, ten = [], []
-    for done in (found["ways"] for found in rounds):
+    for done in (round_["ways"] for round_ in rounds):
         ours, theirs = done[name][clock], done[rival][clock]
         build = done["input cache"][clock] if is_cached(name) else 0.0
         one.append(theirs / ours)
@@ -203,11 +203,11 @@ def ratios(rounds: list[dict[str, Any]], name: str, rival: str, clock: str) -> d
 def summary(bench: Bench, rounds: list[dict[str, Any]], name: str) -> dict[str, Any]:
     """A way's numbers over the rounds."""
     clock = bench.config.clock
-    raw = [found["ways"][name][clock] for found in rounds]
+    raw = [measured["ways"][name][clock] for measured in rounds]
     tokens = num_live_tokens(name, bench.rows, bench.config.length, bench.config.batch_size)
     # Forward and the gradient to the inputs: two products of 2 flop per weight. Weights have no gradient.
     flop = 4 * bench.backbone.info.num_body_parameters * tokens
-    best_rate = max(rate for found in rounds for rate in found["matmul_flop_per_s"].values())
+    best_rate = max(rate for measured in rounds for rate in measured["matmul_flop_per_s"].values())
     beside = [beside_name(way, dtype) for dtype in bench.config.others for way in (rival_of(name), name)]
     rivals = dict.fromkeys([rival_of(name), RIVALS["vectors"], *beside])
     return {
@@ -255,9 +255,9 @@ def result_of(bench: Bench, ways: dict[str, Way], all_rounds: list[dict[str, Any
         summaries[name] |= peak
     return {
         **facts(bench, data),
-        "cache_seconds": spread([found["ways"]["input cache"][config.clock] for found in rounds]),
+        "cache_seconds": spread([measured["ways"]["input cache"][config.clock] for measured in rounds]),
         "cache_bytes": rounds[-1]["ways"]["input cache"]["bytes"],
-        "best_matmul_flop_per_s": max(rate for found in rounds for rate in found["matmul_flop_per_s"].values()),
+        "best_matmul_flop_per_s": max(rate for measured in rounds for rate in measured["matmul_flop_per_s"].values()),
         "ways": summaries,
         "warm_up": warm_up,
         "rounds": rounds,

@@ -237,7 +237,10 @@ class _Rows:
                     raise KeyboardInterrupt
         self.seconds = time.monotonic() - started
         if self.num_unanswered == total:
-            raise DataError("no row could be predicted", problems=[p for some in self.problems.values() for p in some])
+            raise DataError(
+                "no row could be predicted",
+                problems=[p for row_problems in self.problems.values() for p in row_problems],
+            )
         for notice in dict.fromkeys(notice for handle in self.handles for notice in handle.encoder.notices):
             say(f"note: {notice}")
 
@@ -275,7 +278,9 @@ class _Rows:
             return
         done = "left out" if self.on_error == "skip" else "without an answer"
         say(f"{len(self.problems)} of {self.num_done} rows could not be predicted, {done}:")
-        for line in problem_lines((problem for some in self.problems.values() for problem in some), most=10):
+        for line in problem_lines(
+            (problem for row_problems in self.problems.values() for problem in row_problems), most=10
+        ):
             say(f"  {line}")
 
 

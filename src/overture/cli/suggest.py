@@ -146,13 +146,13 @@ def _write(output: Path, result: "Suggestions", earlier: "Sequence[Row]") -> Non
 
     new: list[dict[str, Any]] = [
         {
-            **some.fields,
+            **suggestion.fields,
             result.label_field: "",
-            _CHOSEN_BY: some.chosen_by,
-            _GUESS: some.guess,
-            _CONFIDENCE: some.confidence,
+            _CHOSEN_BY: suggestion.chosen_by,
+            _GUESS: suggestion.guess,
+            _CONFIDENCE: suggestion.confidence,
         }
-        for some in result.suggested
+        for suggestion in result.suggested
     ]
     rows = [*(row.fields for row in earlier), *new]
     columns = dict.fromkeys([name for row in rows for name in row], "any")
@@ -164,14 +164,14 @@ def _show(result: "Suggestions", again: str) -> None:
     from overture.cli.report import show_next
 
     out = console()
-    shown = [" ".join(str(value) for value in some.fields.values())[:80] for some in result.suggested]
+    shown = [" ".join(str(value) for value in suggestion.fields.values())[:80] for suggestion in result.suggested]
     show_table(
         out,
         [
             Column("row", shown, is_left=True, is_prose=True),
-            Column("guess", [some.guess for some in result.suggested], is_left=True),
-            Column("sure", [f"{some.confidence:.2f}" for some in result.suggested]),
-            Column("chosen by", [some.chosen_by for some in result.suggested], is_left=True),
+            Column("guess", [suggestion.guess for suggestion in result.suggested], is_left=True),
+            Column("sure", [f"{suggestion.confidence:.2f}" for suggestion in result.suggested]),
+            Column("chosen by", [suggestion.chosen_by for suggestion in result.suggested], is_left=True),
         ],
         f"{len(result.suggested)} rows to label for {result.prompt}",
     )

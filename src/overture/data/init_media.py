@@ -86,9 +86,9 @@ def media_report(task: Task, rows_of: Mapping[str, Sequence[Row]], group: Callab
                 good.append((split, row, content))
             else:
                 broken.append(content)
-    some = good[:: max(1, -(-len(good) // _MAX_LOOKED_AT))]
+    sample = good[:: max(1, -(-len(good) // _MAX_LOOKED_AT))]
     with ThreadPoolExecutor(_NUM_READERS) as readers:
-        looks = list(readers.map(_looked_at, some))
+        looks = list(readers.map(_looked_at, sample))
     sizes = sorted(look.size for look in looks)
     lengths = sorted(look.size[-1] / (look.size[0] if modality == "audio" else 1) for look in looks)
     shown = task.columns[0]
@@ -142,15 +142,15 @@ def _alike(looks: Sequence[_Look], shown: Callable[[Row], str]) -> list[tuple[st
     """Files of two splits that show nearly the same and are not the same bytes."""
     import numpy
 
-    some = [look for look in looks if look.outline]
-    if not some:
+    outlined = [look for look in looks if look.outline]
+    if not outlined:
         return []
-    outlines = numpy.array([look.outline for look in some], dtype=numpy.int16)
+    outlines = numpy.array([look.outline for look in outlined], dtype=numpy.int16)
     pairs = []
-    for number, look in enumerate(some):
+    for number, look in enumerate(outlined):
         apart = (outlines[:number] != outlines[number]).sum(axis=1)
         for other in numpy.flatnonzero(apart <= _MOST_STEPS_APART):
-            earlier = some[other]
+            earlier = outlined[other]
             if earlier.split != look.split and earlier.row.content != look.row.content:
                 pairs.append((shown(earlier.row), shown(look.row)))
                 break

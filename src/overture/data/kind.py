@@ -194,8 +194,8 @@ def some_texts(task: TaskFile) -> dict[str, Any]:
     for column, entry in map(column_of, task.fields):
         known = texts.get(column)
         count = max(entry + 1, len(known) if isinstance(known, list) else 0) if entry is not None else 0
-        some = _SOME.get(task.media.get(column, ""), "some text")
-        texts[column] = [some] * count or some
+        words = _SOME.get(task.media.get(column, ""), "some text")
+        texts[column] = [words] * count or words
     return texts
 
 

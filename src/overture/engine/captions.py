@@ -91,7 +91,7 @@ class CaptionTower:
         if bool((lengths == is_text.shape[1]).all()):
             pooled: Tensor = self._image_map(hidden)
             return pooled
-        return torch.cat([self._image_map(states[own][None]) for states, own in zip(hidden, is_text, strict=True)])
+        return torch.cat([self._image_map(states[mask][None]) for states, mask in zip(hidden, is_text, strict=True)])
 
     def features(self, trunk: Tensor, branches: Sequence[Tensor], deep: Tensor | None = None) -> Tensor:
         """Captions in the common space, [C, E]; differentiable.

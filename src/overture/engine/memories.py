@@ -54,19 +54,19 @@ def _weights(memories: Sequence[LayerMemory | None], longest: int) -> list[Tenso
     """Weights of several rows' columns by layer, [B, longest]; None when no row has any."""
     if all(memory is None or memory.weights is None for memory in memories):
         return None
-    some = next(memory for memory in memories if memory)
+    known = next(memory for memory in memories if memory)
     rows = []
     for memory in memories:
         columns = memory.weights if memory else None
-        ones = some.keys.new_ones(some.keys.shape[0], longest - (columns.shape[1] if columns is not None else 0))
+        ones = known.keys.new_ones(known.keys.shape[0], longest - (columns.shape[1] if columns is not None else 0))
         rows.append(ones if columns is None else torch.cat([columns, ones], dim=1))
     return list(torch.stack(rows, dim=1))
 
 
 def _side_by_side(values: Sequence[Tensor | None], longest: int) -> Tensor:
     """Memories [N, H, P, K] of several rows, padded on the right: [N, B, H, longest, K]."""
-    some = next(value for value in values if value is not None)
-    empty = some[:, :, :0]
+    known = next(value for value in values if value is not None)
+    empty = known[:, :, :0]
     rows = [empty if value is None else value for value in values]
     padding = [(0, 0, 0, longest - row.shape[2]) for row in rows]
     return torch.stack([torch.nn.functional.pad(row, pad) for row, pad in zip(rows, padding, strict=True)], dim=1)

@@ -200,9 +200,9 @@ class Stack:
             overture=joined,
             position_ids=joined.positions + self._first_position,
         ).last_hidden_state
-        own, others = joined.apart(hidden)
+        hidden_read, others = joined.apart(hidden)
         rider.arrived(others)
-        return own
+        return hidden_read
 
     def _rotations_of(self, step: Step) -> tuple[Tensor, Tensor]:
         """Cosine and sine for each live token, [B, 1, S, K]; prompt vectors are not turned."""

@@ -309,8 +309,8 @@ def _kept_rows(rows: Rows, name: str, store: Store, listener: Listener) -> dict[
     """Files in the store with rows that were in memory, as keys of ``data``; equal rows share a file."""
     is_by_split = isinstance(rows, Mapping) and set(rows) <= set(_SPLITS) and "train" in rows
     files = {}
-    for split, some in (rows if is_by_split else {"path": rows}).items():
-        table = table_of(some, split if is_by_split else "rows")
+    for split, split_rows in (rows if is_by_split else {"path": rows}).items():
+        table = table_of(split_rows, split if is_by_split else "rows")
         for text in notice_texts(table.notices):
             listener(NoticeEvent(text=text))
         text = "".join(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in table.rows)

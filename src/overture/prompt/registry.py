@@ -53,8 +53,8 @@ _OTHER_WAYS = {
 
 def fix_of_unknown(name: str) -> str:
     """What to do about a name that no method has."""
-    own = "a method of your own: overture --plugin FILE.py ..."
-    return _OTHER_WAYS.get(name) or did_you_mean(name, METHODS) or own
+    plugin = "a method of your own: overture --plugin FILE.py ..."
+    return _OTHER_WAYS.get(name) or did_you_mean(name, METHODS) or plugin
 
 
 def method_of(config: PromptConfig, is_place_checked: bool = True) -> Method:

@@ -41,13 +41,13 @@ class OpenPrompts:
         Raises:
             UserError: there is no such prompt, or the model cannot answer under it.
         """
-        asked: Asked = "text"
+        question: Asked = "text"
         if request is not None and not prompt:
-            asked = "messages" if "messages" in request.row else "labels" if request.labels else "text"
-        name = prompt or " ".join((asked, *(request.labels if request else ())))
+            question = "messages" if "messages" in request.row else "labels" if request.labels else "text"
+        name = prompt or " ".join((question, *(request.labels if request else ())))
         key = (name, request is not None and request.is_calibrated)
         if key not in self._handles:
-            handle = self._of_store(prompt) if prompt else self._alone(asked, request)
+            handle = self._of_store(prompt) if prompt else self._alone(question, request)
             self.put(name, handle.calibrated() if key[1] else handle, key[1])
         self._handles.move_to_end(key)
         return self._handles[key]
@@ -74,9 +74,9 @@ class OpenPrompts:
             self.remote.open(handle)
         return handle
 
-    def _alone(self, asked: Asked, request: Request | None) -> Handle:
+    def _alone(self, question: Asked, request: Request | None) -> Handle:
         has_chat = bool(self.host.backbone.text.tokenizer.inner.chat_template)
-        return self.host.bare(task_alone(asked, request or Request(id="-", prompts=("",), row={}), has_chat))
+        return self.host.bare(task_alone(question, request or Request(id="-", prompts=("",), row={}), has_chat))
 
     def _close(self, key: tuple[str, bool]) -> None:
         handle = self._handles.pop(key)

@@ -150,9 +150,9 @@ class Remote:
         """
 
         async def seconds() -> float:
-            asked = {"model": self.model, "prompt": [PLACEHOLDER] * 64, "cache_salt": secrets.token_hex(8)}
+            request = {"model": self.model, "prompt": [PLACEHOLDER] * 64, "cache_salt": secrets.token_hex(8)}
             started = time.monotonic()
-            reply = await self._client.post("/v1/completions", json=asked | {"max_tokens": 1, "temperature": 0.0})
+            reply = await self._client.post("/v1/completions", json=request | {"max_tokens": 1, "temperature": 0.0})
             if reply.status_code != 200:
                 raise _refusal(reply.status_code, reply.text)
             return time.monotonic() - started
@@ -377,14 +377,14 @@ class Remote:
         for word in candidates.words:
             for place, token in enumerate(word):
                 following.setdefault(word[:place], set()).add(token)
-        asked = [
+        requests = [
             (begin, sorted(ids)[start : start + _MOST_IDS])
             for begin, ids in following.items()
             for start in range(0, len(ids), _MOST_IDS)
         ]
-        replies = await asyncio.gather(*(self._shares(body, begin, ids) for begin, ids in asked))
+        replies = await asyncio.gather(*(self._shares(body, begin, ids) for begin, ids in requests))
         shares: dict[tuple[int, ...], float] = {}
-        for (begin, ids), known in zip(asked, replies, strict=True):
+        for (begin, ids), known in zip(requests, replies, strict=True):
             shares |= {(*begin, token): known[token] for token in ids}
         words = [sum(shares[word[: place + 1]] for place in range(len(word))) for word in candidates.words]
         self._put(Piece(request_id, index, scores=scores_of(words, candidates), is_end=True))

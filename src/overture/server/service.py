@@ -222,8 +222,8 @@ def _bare(name: str, body: SystemOneRequest, visit: Visit) -> Request:
         what = "the model alone chooses between labels"
         raise Refused.invalid(what, where=f"questions.{name}.criteria", wanted="two or more")
     described = question.criteria if isinstance(question.criteria, dict) else {}
-    asked = question.instructions or name.replace("_", " ")
-    lines = [asked if isinstance(asked, str) else json.dumps(asked, ensure_ascii=False)]
+    instructions = question.instructions or name.replace("_", " ")
+    lines = [instructions if isinstance(instructions, str) else json.dumps(instructions, ensure_ascii=False)]
     lines += [f"{label}: {text}" for label, text in described.items() if text]
     lines.append(f"Answer with one of: {', '.join(labels)}")
     state = body.state if isinstance(body.state, str) else json.dumps(body.state, ensure_ascii=False)

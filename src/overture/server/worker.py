@@ -112,7 +112,7 @@ class Worker:
             running=len(self._jobs),
             tokens_per_s=self.tokens_per_s,
             slots=sum(map(len, slots)),
-            slot_bytes=sum(some.num_bytes for some in slots),
+            slot_bytes=sum(slot.num_bytes for slot in slots),
             text_bytes=self.host.text_bytes,
             prompts=len(self.prompts),
         )

@@ -265,7 +265,7 @@ def _part(task: TaskFile, row: Row, span: tuple[str, int, int]) -> str:
     else:
         words = row.fields[options.tokens_field]
         said, unit = " ".join(words[start:end]), "word"
-        times = sum(words[at : at + end - start] == words[start:end] for at in range(len(words)))
+        times = sum(words[begin : begin + end - start] == words[start:end] for begin in range(len(words)))
     return f"{name}: {said}" + (f" ({unit} {start + 1})" if times > 1 else "")
 
 

@@ -53,7 +53,7 @@ def suggest(
         progress: called with (what, done, all).
     """
     task, notices = handle.task, list[str]()
-    pool = pool_of(task, rows, [some.row for some in known], options.random_share, options.seed)
+    pool = pool_of(task, rows, [entry.row for entry in known], options.random_share, options.seed)
     others = sampled(task, pool.others, options.pool, options.seed)
     if len(others) < len(pool.others):
         notices.append(f"chosen among {len(others):,} of {len(pool.others):,} rows; --pool reads more")
@@ -74,10 +74,10 @@ def suggest(
         prompt=handle.manifest.ref,
         label_field=task.label_field,
         suggested=suggested,
-        num_labelled=sum(some.is_labelled for some in known),
-        num_waiting=sum(not some.is_labelled for some in known),
+        num_labelled=sum(entry.is_labelled for entry in known),
+        num_waiting=sum(not entry.is_labelled for entry in known),
         num_left=len(pool.others) + len(pool.apart) - len(suggested),
-        score=_score(handle, [some.row for some in known if some.is_labelled and some.is_random]),
+        score=_score(handle, [entry.row for entry in known if entry.is_labelled and entry.is_random]),
         notices=[*notices, *handle.encoder.notices],
     )
 

@@ -43,12 +43,12 @@ def plan_of(work: Work, model: PromptedModel, is_measured: bool) -> PlanEvent:
         num_vectors = 0
     written = config.task.max_new_tokens // 2 if not config.task.labels else 0
 
-    def tokens(some: Sequence[Encoded]) -> float:
+    def tokens(rows: Sequence[Encoded]) -> float:
         """Tokens that one pass runs for the rows: where inputs are kept only those behind them."""
-        return sum((len(row.anchor_elements) if is_kept else row.num_tokens) + num_vectors for row in some)
+        return sum((len(row.anchor_elements) if is_kept else row.num_tokens) + num_vectors for row in rows)
 
     inputs = model.answerer.inputs
-    reading = sum(inputs.num_unread([row.input_elements for row in some]) for some in rows.values()) if is_kept else 0
+    reading = sum(inputs.num_unread([row.input_elements for row in part]) for part in rows.values()) if is_kept else 0
     passes = config.train.num_epochs * config.train.num_passes
     training = _TRAINING * passes * tokens(rows["train"]) + config.train.num_epochs * tokens(rows["validation"])
     training += tokens(scored) + written * len(scored)

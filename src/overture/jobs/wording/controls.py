@@ -147,7 +147,7 @@ def transferred(
         return None
     labels = list(scorer.task.words)
     shares = [
-        share([labels[index] == label for index, label in zip(some.argmax(1).tolist(), gold, strict=True)])
-        for some in scores
+        share([labels[index] == label for index, label in zip(method_scores.argmax(1).tolist(), gold, strict=True)])
+        for method_scores in scores
     ]
     return Transfer(backbone=other.info.id, accuracy=shares[0], without=shares[1])

@@ -221,15 +221,15 @@ class _Explainer:
 
     def _attention(self, prompted: PromptedModel, encoded: Sequence[Encoded]) -> AttentionShare | None:
         """Attention to the prompt's columns; None where rows have prompts of their own, or two stacks read them."""
-        some = encoded[:_ATTENTION_ROWS]
-        injections = prompted.injections(some)
+        shown_rows = encoded[:_ATTENTION_ROWS]
+        injections = prompted.injections(shown_rows)
         prompt = injections[0]
         is_one = all(injection is prompt for injection in injections)
         if prompt is None or not prompt.length or not is_one or prompted.backbone.encoder is not None:
             return None
-        shares_NQP = attention_to_prompt(prompted.answerer, prompt, some)
+        shares_NQP = attention_to_prompt(prompted.answerer, prompt, shown_rows)
         return AttentionShare(
-            heads=shares_NQP.sum(-1).tolist(), columns=shares_NQP.mean((0, 1)).tolist(), rows=len(some)
+            heads=shares_NQP.sum(-1).tolist(), columns=shares_NQP.mean((0, 1)).tolist(), rows=len(shown_rows)
         )
 
     def _lens(self, encoded: Sequence[Encoded]) -> list[VectorReading]:
@@ -262,12 +262,12 @@ class _Explainer:
         others = [] if change_BV is None or self.handle.manifest.text else self.other_seeds
         if change_BV is None or not others:
             return []
-        some = slice(0, _RANDOM_ROWS)
+        first_rows = slice(0, _RANDOM_ROWS)
         likenesses = []
         for prompt in others:
             model = PromptedModel(self.handle.backbone, prompt, plain.cache)
-            other_BV = vocabulary_shift(model, plain, encoded[some], alone[some])
-            likenesses.append(shift_likeness(change_BV[some].mean(0), other_BV.mean(0)))
+            other_BV = vocabulary_shift(model, plain, encoded[first_rows], alone[first_rows])
+            likenesses.append(shift_likeness(change_BV[first_rows].mean(0), other_BV.mean(0)))
         return [seed_stability(likenesses)]
 
     # -- parts

@@ -176,7 +176,7 @@ class _Search:
         hold_model(run, backbone)
         rows = {name: getattr(splits, name) for name in ("train", "validation", "test")}
         scorer = TextScorer(task, backbone, rows, options.room, input_cache(config, notify))
-        run.event(DataEvent(rows={name: len(some) for name, some in rows.items()}, repeats=splits.repeats))
+        run.event(DataEvent(rows={name: len(split_rows) for name, split_rows in rows.items()}, repeats=splits.repeats))
         try:
             shown = scorer.shown(Wording(), False)
         except Refused as refusal:
@@ -258,7 +258,8 @@ class _Search:
             self.notice("there are no test rows: the claims are on rows that chose the winner, so they are too good")
         scored = self.final.scored(winner, "test") if self.splits.test else validation
         metrics = {
-            name: some.split_scores(self.config.task) for name, some in (("validation", validation), (split, scored))
+            name: scores.split_scores(self.config.task)
+            for name, scores in (("validation", validation), (split, scored))
         }
         result = self._result(winner, metrics, validation, self._claims(winner, scored, split), luck)
         self.run.write("result.json", result)

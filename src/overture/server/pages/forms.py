@@ -71,11 +71,11 @@ def _check_search(store: Store, task: Path, values: Values) -> None:
 
 
 def _check_compare(store: Store, task: Path, values: Values) -> None:
-    own = {key: yaml.safe_load(text) for key, text in values.items() if key in CompareConfig.model_fields}
-    others = {key: text for key, text in values.items() if key not in own}
+    settings = {key: yaml.safe_load(text) for key, text in values.items() if key in CompareConfig.model_fields}
+    others = {key: text for key, text in values.items() if key not in settings}
     tune = resolved(TuneConfig, task, {}, _assigned(others), prompt_use="as a model")
     check_no_adapter(tune, "compare")
-    config = validated(CompareConfig, {**own, "tune": tune}, "compare")
+    config = validated(CompareConfig, {**settings, "tune": tune}, "compare")
     if config.ways:
         ways_of(config)
     check_early(tune, store, is_tuned=False)

@@ -110,11 +110,11 @@ def _library(names: Sequence[str], row: Row, where: Address) -> str:
 def _openai(names: Sequence[str], row: Row, where: Address, length: dict[str, JsonValue]) -> str:
     key, head = ('os.environ["KEY"]', "import os\n\n") if where.has_keys else ('"none"', "")
     more = "".join(f", {name}={value}" for name, value in length.items())
-    asked = "print(client.completions.create(model={name!r}, prompt={row!r}{more}).choices[0].text)"
+    call = "print(client.completions.create(model={name!r}, prompt={row!r}{more}).choices[0].text)"
     return "\n".join(
         [
             f"{head}from openai import OpenAI\n",
             f'client = OpenAI(base_url="{where.url}/v1", api_key={key})',
-            *(asked.format(name=name, row=row, more=more) for name in names),
+            *(call.format(name=name, row=row, more=more) for name in names),
         ]
     )
