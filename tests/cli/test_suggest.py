@@ -27,6 +27,7 @@ def test_rows_are_suggested_filled_in_and_continued(tuned, overture):
     assert [row["chosen_by"] for row in first] == ["teaches"] * 7 + ["random"] * 3
     assert all(row["label"] == "" and row["guess"] in ("good", "bad") for row in first)
     assert "suggest rows.csv --prompt mood -o rows-to-label.csv" in done.out
+    assert "task.yaml --set data.train=rows-to-label.csv --set 'data.drop=[unlabelled]'" in done.out
     # Two are left open; the rest is filled in.
     write("rows-to-label.csv", [row | {"label": "" if number < 2 else "good"} for number, row in enumerate(first)])
     again = overture("suggest", "rows.csv", "--prompt", "mood", "-n", "10", "--random-share", "0.3", "--json").json
@@ -54,3 +55,17 @@ def test_rows_with_labels_are_not_suggested_and_wrong_files_are_refused(tuned, o
     refused = overture("suggest", "rows.csv", "--prompt", "mood", "-o", "wrong.csv")
     assert (refused.code, "wrong.csv:2" in refused.err) == (2, True)
     assert overture("suggest", "rows.csv", "--prompt", "mood", "-n", "0").code == 2
+
+
+def test_the_next_command_tunes_where_the_task_splits_one_file(make_task, overture):
+    task = make_task(data={"path": "train.jsonl"})
+    assert overture("tune", task, "-q").code == 0
+    write("rows.csv", [{"text": row["text"]} for row in rows_of(60)])
+    done = overture("suggest", "rows.csv", "--prompt", "mood", "-n", "40")
+    assert "--set data.path=rows-to-label.csv --set 'data.drop=[unlabelled]'" in done.out
+    filled = [row | {"label": ("good", "bad", "")[number % 3]} for number, row in enumerate(table("rows-to-label.csv"))]
+    write("rows-to-label.csv", filled)
+    again = overture(
+        "tune", task, "--set", "data.path=rows-to-label.csv", "--set", "data.drop=[unlabelled]", "--set", "shots=0"
+    )
+    assert again.code == 0, again.err

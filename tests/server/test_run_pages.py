@@ -347,3 +347,11 @@ def test_ticks_are_round_and_long_lines_are_thinned():
     assert thin[-1][0] == 999
     assert line_chart([Line("a", 0, [])], "x", "y", "nothing") is None
     assert "&lt;b&gt;" in line_chart([Line("a", 0, [(1, 2)])], "<b>", "y", "one point")
+
+
+def test_validation_losses_stay_in_the_chart_when_training_losses_fall_to_zero():
+    steps = Line("training", 0, [(x / 10, 1 / (x + 1) ** 3) for x in range(50)], is_faint=True)
+    epochs = Line("validation", 0, [(1, 0.5), (2, 0.6), (3, 0.7)])
+    chart = line_chart([steps, epochs], "epoch", "loss", "losses")
+    heights = re.findall(r'<circle class="s0" cx="[\d.]+" cy="([\d.]+)"', chart)
+    assert len(set(heights)) == 3

@@ -230,6 +230,13 @@ def test_the_playground_begins_with_two_prompts_side_by_side(client):
     assert 'value="movie" checked' not in client.get("/try?prompt=spam").text
 
 
+def test_the_playground_does_not_begin_with_a_prompt_of_another_model(client, gateway):
+    gateway.add("movie", backbone=BackboneRef(**{**BACKBONE, "num_layers": 3}))
+    page = client.get("/try").text
+    assert 'value="movie"' in page
+    assert re.findall(r'name="prompt" value="([^"]+)" checked', page) == ["tiny", "names"]
+
+
 def test_what_the_playground_cannot_ask_it_says(client, gateway):
     gateway.add("stars", backbone=BackboneRef(**{**BACKBONE, "num_layers": 3}))
     shown = text_of(client.post("/try", data={"prompt": ["movie", "stars", "movi"], "text": "x"}))

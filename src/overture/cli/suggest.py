@@ -1,5 +1,6 @@
 """``overture suggest``: rows to label next."""
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -20,7 +21,7 @@ from overture.cli.options import (
 from overture.cli.out import console, emit, loading, say, show_text
 from overture.cli.tables import Column, show_table
 from overture.core.config import validated
-from overture.core.errors import ConfigError, DataError
+from overture.core.errors import ConfigError, DataError, StoreError
 from overture.jobs.label.options import SuggestOptions
 
 if TYPE_CHECKING:
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from overture.data.row import Row
     from overture.data.task import Task
     from overture.jobs.label.suggest import KnownRow
+    from overture.store.manifest import Manifest
+    from overture.store.store import Store
 
 _CHOSEN_BY, _GUESS, _CONFIDENCE = "chosen_by", "guess", "guess_confidence"
 
@@ -69,7 +72,8 @@ def command(
     from overture.store.store import Store
 
     options = validated(SuggestOptions, given.of(SuggestOptions), "overture suggest")
-    folder, manifest, task = stored(Store(store_root(store), say), prompt)
+    kept = Store(store_root(store), say)
+    folder, manifest, task = stored(kept, prompt)
     check_labels_of(task, manifest.ref)
     output = output or file.with_name(f"{file.stem}-to-label.csv")
     earlier = _earlier(output, file, task)
@@ -98,7 +102,28 @@ def command(
     if is_json:
         emit(result)
     else:
-        _show(result, f"overture suggest {file} --prompt {prompt}{store_flag(store)}")
+        flag = store_flag(store)
+        _show(
+            result,
+            f"overture suggest {shlex.quote(str(file))} --prompt {prompt}{flag}",
+            _training(kept, manifest),
+            flag,
+        )
+
+
+def _training(store: "Store", manifest: "Manifest") -> str:
+    """The command that tunes on a file of rows, up to the file's name: the run says which task file it read."""
+    from overture.store.runs import run_of
+
+    try:
+        begun = run_of(store, manifest, "").request()
+    except StoreError:
+        return "overture tune TASK.yaml --set data.train="
+    data = begun.config["task"]["data"]
+    source = next((key for key in ("path", "dataset") if data.get(key)), "")
+    # A task file that splits one file has no key for training rows alone.
+    key = "--set data.path=" if source == "path" else f"--set data.{source}=null --set data.train=" if source else ""
+    return f"overture tune {shlex.quote(begun.file)} {key or '--set data.train='}"
 
 
 def _has_label(task: "Task", row: "Row") -> bool:
@@ -160,7 +185,7 @@ def _write(output: Path, result: "Suggestions", earlier: "Sequence[Row]") -> Non
         sink.write(rows)
 
 
-def _show(result: "Suggestions", again: str) -> None:
+def _show(result: "Suggestions", again: str, training: str, flag: str) -> None:
     from overture.cli.report import show_next
 
     out = console()
@@ -185,10 +210,11 @@ def _show(result: "Suggestions", again: str) -> None:
             f" {result.prompt} is right in {result.score.text} of the {result.score.n} labelled rows that chance chose."
         )
     show_text(out, counts)
+    output = shlex.quote(str(result.output))
     show_next(
         f"Fill in {result.label_field!r} in {result.output}. Next:",
         [
-            f"{again} -o {result.output}",
-            f"overture tune TASK.yaml --set data.train={result.output} --set data.drop=[unlabelled]",
+            f"{again} -o {output}",
+            f"{training}{output} --set 'data.drop=[unlabelled]'{flag}",
         ],
     )

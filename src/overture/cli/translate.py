@@ -81,6 +81,14 @@ def _show(result: "TranslateResult", store_text: str) -> None:
         Column("perplexity", ["-" if i.perplexity is None else f"{i.perplexity:.1f}" for i in items], rank=5),
     ]
     show_table(out, columns, f"{result.translated_from} as words, {result.rows['measured']} {result.split} rows")
+    explained = items[0].explained
+    verdict = (
+        f"The words explain {explained.value:.2f} of what the prompt does to the answers ({interval_text(explained)})."
+        if explained.low > 0
+        else "It could not be shown that the words explain anything of what the prompt does to the answers: "
+        f"{explained.value:.2f}, and the interval, {interval_text(explained)}, holds 0."
+    )
+    show_text(out, verdict, style="green" if explained.low > 0 else "yellow")
     lengths = [f"{item.tokens} tokens {item.explained.value:.2f}" for item in result.curve]
     show_text(out, f"KL explained by length: {', '.join(lengths)}.")
     show_text(out, f"The soft prompt: accuracy {result.soft.value:.3f}; no-prompt: {result.none.value:.3f}.")

@@ -125,7 +125,7 @@ def _answer_errors(app: FastAPI, site: Site) -> None:
     async def of_http(request: Request, error: HTTPException) -> Response:
         codes = {404: "not_found", 405: "method_not_allowed", 413: "body_too_large"}
         whats = {404: "there is nothing at this address", 405: "this address does not take this method"}
-        wants = {404: "an address in /openapi.json", 405: (error.headers or {}).get("allow")}
+        wants = {404: "an address in /openapi.json", 405: (error.headers or {}).get("Allow")}
         status, where = error.status_code, f"{request.method} {request.url.path}"[:200]
         what = whats.get(status, str(error.detail))
         refused = Refused(status, codes.get(status, "invalid_request"), what, where=where, wanted=wants.get(status))

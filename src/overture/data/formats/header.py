@@ -57,7 +57,7 @@ def with_names(names: Sequence[str], rows: _Lines, source: Source) -> list[Item]
     """Rows of cells as records of such names; rows of another width are problems."""
     doubled = sorted(name for name, count in Counter(names).items() if name and count > 1)
     if doubled:
-        source.problem(1, f"columns with the same name: {', '.join(doubled)}")
+        source.problem(1, f"columns with the same name: {', '.join(doubled)}", "rename one of them in its first line")
         return []
     width, count = Counter(len(record) for _, record in rows).most_common(1)[0] if rows else (len(names), 0)
     if width != len(names) and 2 <= count > len(rows) / 2 and not isinstance(source.options.header, list):

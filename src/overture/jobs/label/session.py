@@ -81,6 +81,8 @@ def begun_session(store: Store, name: str, prompt: str, source: Path, seed: int 
         raise DataError(
             "there are too few rows to label",
             where=source.name,
+            got=f"{len(chosen)} different rows",
+            wanted="2 at least",
             problems=[problem for wrong in problems for problem in wrong],
         )
     facts = LabelSession(

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from statistics import median_high
 
 from markupsafe import Markup, escape
 
@@ -11,7 +12,7 @@ WIDE, NARROW = 560, 340
 _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 240, 52, 14, 12, 40
 _MAX_POINTS = 240
 _CUT = 3.0
-"""Values beyond so many times the median stand at the upper edge, so that the rest can be seen."""
+"""Values beyond so many times the median of every line stand at the upper edge, so that the rest can be seen."""
 _STEPS = (1, 2, 2.5, 5, 10)
 NUM_COLOURS = 6
 
@@ -57,7 +58,9 @@ def line_chart(lines: Sequence[Line], x_title: str, y_title: str, label: str) ->
 def _svg(lines: Sequence[Line], width: int, x_title: str, y_title: str, label: str) -> str:
     xs = [x for line in lines for x, _ in line.points]
     ys = sorted(y for line in lines for _, y in line.points)
-    high = min(ys[-1], max(_CUT * ys[len(ys) // 2], ys[0])) if ys[0] >= 0 else ys[-1]
+    # By lines: training losses near 0 must not push the validation losses over the edge.
+    medians = [median_high(y for _, y in line.points) for line in lines]
+    high = min(ys[-1], max(_CUT * max(medians), ys[0])) if ys[0] >= 0 else ys[-1]
     y_ticks, x_ticks = ticks(ys[0], high, 4), ticks(0.0, max(xs), 6, least=1.0)
     low, high = min(y_ticks[0], ys[0]), max(y_ticks[-1], high)
     right, bottom = width - _RIGHT, _HEIGHT - _BOTTOM

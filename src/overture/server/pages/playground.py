@@ -194,8 +194,11 @@ def routes(site: Site) -> APIRouter:
         form = PlayForm(prompt=query.prompt, text=query.text, max_tokens=_DEFAULT_TOKENS, live=True)
         play = play_of(site, request.state.visit, form, {})
         if not query.prompt:
-            # Something to type at once: the model without a prompt beside the first prompt, or the first two.
-            first = form.model_copy(update={"prompt": list(play.offered[:2])})
+            # Something to type at once: the model without a prompt beside the first prompt, or the first two. A prompt
+            # of another model would only say that it cannot answer.
+            visible = columns_of(site.service, play.offered[:MAX_PROMPTS], request.state.visit)
+            able = [column.name for column in visible if column.prompt]
+            first = form.model_copy(update={"prompt": able[:2]})
             play = play_of(site, request.state.visit, first, {})
         return shown(request, play, "form")
 
