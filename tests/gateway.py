@@ -1,6 +1,7 @@
 """A gateway on a fake engine, and stored prompts of every sort of answer, all without torch."""
 
 import asyncio
+import base64
 import json
 import struct
 import threading
@@ -163,3 +164,15 @@ def served(app: Any, read_timeout_s: float = 0.5, bound: Any = None) -> Iterator
     finally:
         server.should_exit = True
         thread.join(10)
+
+
+def error_of(reply, status):
+    """The error of a reply that was refused with this status."""
+    assert reply.status_code == status, reply.text
+    return reply.json()["error"]
+
+
+def upload(name, raw, **changes):
+    """The body that uploads a prompt's tensors under this manifest."""
+    manifest = manifest_of(name, **changes).model_dump(mode="json")
+    return {"manifest": manifest, "tensors": base64.b64encode(raw).decode()}

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 import pytest
 
 from browser import SIZES, PageGateway
+from gateway import Gateway
 
 
 @pytest.fixture(scope="module")
@@ -59,3 +60,16 @@ def page_gateway(tmp_path):
     yield make
     for gateway in made:
         gateway.bound.close()
+
+
+@pytest.fixture
+def gateway(tmp_path):
+    made = Gateway(tmp_path / "store", serves_base=True)
+    made.add("movie", "spam", "topics", "names", "stars", "pair", "summary", "talk")
+    return made
+
+
+@pytest.fixture
+def client(gateway):
+    with gateway.client() as client:
+        yield client

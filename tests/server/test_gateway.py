@@ -1,35 +1,15 @@
 """Routes on a fake engine: typed answers, OpenAI's shapes, registry, errors that name field, got and wanted."""
 
-import asyncio
 import base64
 import json
 import struct
-import threading
 
 import pytest
 
-from gateway import Gateway, ReadyEngine, fake_answer, manifest_of, tensor_file
+from gateway import Gateway, ReadyEngine, error_of, manifest_of, tensor_file, upload
 from overture.core.errors import OvertureError
 from overture.core.files import exclusive
 from overture.core.records.serving import ErrorEvent
-
-
-@pytest.fixture
-def gateway(tmp_path):
-    made = Gateway(tmp_path / "store", serves_base=True)
-    made.add("movie", "spam", "topics", "names", "stars", "pair", "summary", "talk")
-    return made
-
-
-@pytest.fixture
-def client(gateway):
-    with gateway.client() as client:
-        yield client
-
-
-def error_of(reply, status):
-    assert reply.status_code == status, reply.text
-    return reply.json()["error"]
 
 
 def test_many_prompts_answer_one_text_in_one_request(client, gateway):
@@ -326,52 +306,10 @@ def test_models_come_in_pages_with_scores(client, gateway):
     assert error_of(client.get("/v1/models/none"), 404)
 
 
-def upload(name, raw, **changes):
-    manifest = manifest_of(name, **changes).model_dump(mode="json")
-    return {"manifest": manifest, "tensors": base64.b64encode(raw).decode()}
-
-
 def test_a_wrong_alias_names_its_field_and_the_model_is_always_warm(client):
     refused = error_of(client.post("/v1/prompts/movie/alias", json={"alias": "../x"}), 400)
     assert (refused["param"], refused["code"]) == ("alias", "invalid_name")
     assert client.post("/v1/prompts/tiny/warm").json()["id"] == "tiny"
-
-
-def test_an_upload_is_kept_opened_and_repeatable(client, gateway):
-    kept = client.put("/v1/prompts/movie", json=upload("movie", tensor_file(0.25)))
-    assert (kept.status_code, kept.json()["prompt"]) == (201, "movie@2")
-    assert "movie@2" in gateway.engine.loaded
-    same = {"if-none-match": f'"{kept.json()["sha256"]}"'}
-    again = client.put("/v1/prompts/movie", json=upload("movie", tensor_file(0.25)), headers=same)
-    assert (again.status_code, again.json()) == (200, kept.json())
-    assert client.delete("/v1/prompts/movie@2").json() == {"removed": ["movie@2"]}
-    assert "movie@2" not in gateway.engine.loaded
-    assert client.put("/v1/prompts/movie", json=upload("movie", tensor_file())).json()["prompt"] == "movie@3"
-
-
-@pytest.mark.parametrize(
-    ("name", "change", "status"),
-    [
-        ("movie", {"tensors": "not base64!"}, 400),
-        ("movie", {"tensors": base64.b64encode(b"PK\3\4" + tensor_file()).decode()}, 409),
-        ("movie", {"tensors": base64.b64encode(tensor_file(float("nan"))).decode()}, 409),
-        ("movie", {"tensors": ""}, 409),
-        ("movie", {"manifest": {}}, 400),
-        ("movie", {"manifest": {**manifest_of("movie").model_dump(mode="json"), "created": "yesterday"}}, 400),
-        ("Movie", {}, 400),
-        ("..", {}, 404),
-        ("aux", {}, 400),
-    ],
-)
-def test_an_unsafe_upload_leaves_nothing(client, gateway, name, change, status):
-    reply = client.put(f"/v1/prompts/{name}", json={**upload("movie", tensor_file()), **change})
-    assert error_of(reply, status)["message"]
-    assert gateway.store.versions("movie") == (1,)
-
-
-def test_a_broken_upload_is_a_mistake(client):
-    reply = client.put("/v1/prompts/movie", content=b'{"manifest": {"b": {}}{"manifest"')
-    assert error_of(reply, 400)["wanted"] == "JSON"
 
 
 def test_wrong_fields_are_named_as_the_caller_wrote_them(client):
@@ -385,13 +323,6 @@ def test_wrong_fields_are_named_as_the_caller_wrote_them(client):
     error = error_of(reply, 400)
     assert (error["param"], error["wanted"]) == ("body", "JSON")
     assert error["message"].startswith("the body is not JSON: ")
-
-
-def test_an_upload_that_the_model_cannot_open_is_taken_back(tmp_path):
-    gateway = Gateway(tmp_path / "store", ReadyEngine(answer=fake_answer, refused=("movie@1",)))
-    with gateway.client() as client:
-        assert error_of(client.put("/v1/prompts/movie", json=upload("movie", tensor_file())), 409)
-    assert gateway.store.versions("movie") == ()
 
 
 def test_a_prompt_of_another_model_is_409_and_listed_with_its_problem(client, gateway):
@@ -493,19 +424,3 @@ def test_a_bug_of_the_model_is_a_500_that_names_the_request(client, gateway, mon
     reply = client.post("/v1/prompts/movie/warm")
     assert reply.headers["x-request-id"] in error_of(reply, 500)["message"]
     assert "shapes" not in reply.text
-
-
-def test_an_upload_is_read_beside_the_event_loop(client, monkeypatch):
-    threads = []
-
-    def decoded(*args, **options):
-        threads.append(threading.current_thread())
-        with pytest.raises(RuntimeError):
-            asyncio.get_running_loop()
-        return b64decode(*args, **options)
-
-    b64decode = base64.b64decode
-    monkeypatch.setattr("overture.server.registry.base64.b64decode", decoded)
-    large = {"manifest": {"x": "y" * 2_000_000}, "tensors": ""}
-    assert error_of(client.put("/v1/prompts/movie", json=large), 400)["param"].startswith("manifest")
-    assert len(threads) == 1
