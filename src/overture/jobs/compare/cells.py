@@ -215,7 +215,11 @@ def passages_of(path: Path | None) -> list[str]:
 
 
 def unrelated_rows(backbone: Backbone, passages: Sequence[str], with_bos: bool) -> list[Encoded]:
-    """Texts as rows whose answer is their continuation, so that a prompt stands where it does in use."""
+    """Texts as rows whose answer is their continuation, so that a prompt stands where it does in use.
+
+    Raises:
+        ConfigError: a text is too short to be cut in two.
+    """
     rows: list[Encoded] = []
     for text in passages:
         ids = tuple(backbone.text.tokenizer.encode_plain(text)[:_PASSAGE_TOKENS])

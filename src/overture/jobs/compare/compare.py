@@ -229,7 +229,11 @@ class _Comparison:
     # -- running
 
     def run_one(self, only: Key) -> Plan:
-        """Run one cell of the plan, also where it is there already."""
+        """Run one cell of the plan, also where it is there already.
+
+        Raises:
+            ConfigError: the comparison has no such cell.
+        """
         way = self._by_name[only.way]
         key = only if way.needs_rows else constant(way)
         if key.size > len(self.lab.splits.train) or (way.needs_rows and key.size < 2):
