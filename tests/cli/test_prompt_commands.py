@@ -114,6 +114,31 @@ def test_a_folder_that_nobody_may_write_is_told_before_the_model_loads(make_task
     assert "cannot be written" not in overture("compare", task, "--way", "nothing", *store).err
 
 
+def test_an_output_that_nobody_may_write_is_told_before_the_model_loads(tuned, overture, monkeypatch) -> None:
+    refused = Path("refused")
+    refused.mkdir()
+    allowed = os.access
+
+    def may(path, mode) -> bool:
+        return allowed(path, mode) and not (mode & os.W_OK and Path(path).name == "refused")
+
+    monkeypatch.setattr("overture.core.files.os.access", may)
+    for words in (
+        ["init", "test.jsonl", "-o", refused / "task.yaml"],
+        ["predict", "mood", "test.jsonl", "-o", refused / "answers.csv"],
+        ["eval", "mood", "--errors", refused / "errors.csv"],
+        ["eval", "mood", "-o", refused / "page.html"],
+        ["errors", "mood", "-o", refused / "errors.csv"],
+        ["explain", "mood", "--page", refused / "page.html"],
+        ["suggest", "test.jsonl", "--prompt", "mood", "-o", refused / "rows.csv"],
+    ):
+        done = overture(*words)
+        assert done.code == 2, words
+        assert "cannot be written" in done.err
+        assert "loading" not in done.err
+    assert list(refused.iterdir()) == []
+
+
 def test_damaged_prompt_is_listed_with_its_problem(tuned, overture) -> None:
     (Path(tuned["folder"]) / "prompt.json").write_text("{")
     listed = overture("list", "--json").json["prompts"]

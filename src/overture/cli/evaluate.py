@@ -24,6 +24,7 @@ from overture.cli.progress import display
 from overture.cli.report import calibration_lines, show_scores, show_verdicts
 from overture.cli.wrong import write_errors
 from overture.core.errors import ConfigError
+from overture.core.files import check_writable
 from overture.core.records.data import DataNotice, notice_texts
 from overture.core.records.events import NoticeEvent, as_notices, as_progress
 from overture.core.records.tune import Evaluation
@@ -143,6 +144,8 @@ def _check_flags(output: Path | None, data: Path | None, split: str | None, keep
         raise ConfigError(
             "the page is an HTML file", where="--output", got=str(output), wanted="a name that ends in .html"
         )
+    if output:
+        check_writable(output.parent)
     if data and split:
         raise ConfigError("FILE and --split exclude each other", fix="leave one of them out")
     if keeps_shares and not data and split != "validation":

@@ -1,5 +1,6 @@
 """``overture explain``: what a stored prompt does, as a page."""
 
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,7 +18,8 @@ from overture.cli.options import (
 )
 from overture.cli.out import console, emit, loading, say, seconds_text, show_notes, show_text
 from overture.cli.report import sentence, verdict_style
-from overture.core.errors import ConfigError
+from overture.core.errors import ConfigError, StoreReadOnly
+from overture.core.files import check_writable
 from overture.core.records.data import DataNotice, notice_texts
 from overture.core.records.events import NoticeEvent, as_notices, as_progress
 from overture.jobs.wording.options import ExplainConfig
@@ -56,6 +58,7 @@ def command(
     target = page or Path(f"{manifest.name}-explained.html")
     if target.is_dir() or not target.absolute().parent.is_dir():
         raise ConfigError("the page cannot be written", where="--page", got=str(target), wanted="a file's path")
+    check_writable(target.parent)
 
     from overture.cli.progress import display
     from overture.data.task_rows import rows_of_file
@@ -88,8 +91,10 @@ def command(
         result = result.model_copy(update={"notices": [*notice_texts(notices), *result.notices]})
     write_page(result, target)
     if not is_path(prompt):
-        # The page of the prompt in `overture ui` shows it.
-        write_page(result, explanation_path(root, ref_of(folder)))
+        # The page of the prompt in `overture ui` shows it; a store that cannot be written goes without.
+        with suppress(StoreReadOnly):
+            check_writable(root)
+            write_page(result, explanation_path(root, ref_of(folder)))
     if is_json:
         emit({**result.dump(), "page": str(target)})
         return

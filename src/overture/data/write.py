@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from overture.core.errors import ConfigError
-from overture.core.files import TEMPORARY, fsync_dir, no_room_as_disk_full
+from overture.core.files import TEMPORARY, check_writable, fsync_dir, no_room_as_disk_full
 from overture.core.packages import install
 
 WRITTEN_SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
@@ -28,6 +28,7 @@ def check_output(path: Path, is_forced: bool, reads: Sequence[Path] = ()) -> Non
 
     Raises:
         ConfigError: its suffix is unknown, its folder is missing, it is read from, it exists, or pyarrow is missing.
+        StoreReadOnly: its folder cannot be written.
     """
     suffix = path.suffix.lower()
     if suffix not in WRITTEN_SUFFIXES:
@@ -50,11 +51,13 @@ def check_output(path: Path, is_forced: bool, reads: Sequence[Path] = ()) -> Non
 
 
 def check_replaced(path: Path, is_forced: bool, reads: Sequence[Path]) -> None:
-    """Refuse to replace a file that is read from, and any other without `is_forced`.
+    """Refuse to replace a file that is read from, and any other without `is_forced`; and a folder that takes no file.
 
     Raises:
         ConfigError: the file exists, or is read from.
+        StoreReadOnly: nothing can be written where it would stand.
     """
+    check_writable(path.parent)
     if path.exists() and any(read.exists() and path.samefile(read) for read in reads):
         raise ConfigError("a file cannot be read and replaced at once", where=str(path), fix="name another with -o")
     if path.exists() and (path.is_dir() or not is_forced):
