@@ -1,5 +1,7 @@
 """Label vectors beside every method: the laws, the start, what is stored."""
 
+import dataclasses
+
 import pytest
 import torch
 
@@ -12,6 +14,7 @@ from overture.prompt.build import build_prompt
 from overture.prompt.config import PromptConfig
 from overture.prompt.labels import label_start, with_labels
 from overture.prompt.pack import prompt_from, prompt_tensors
+from overture.prompt.registry import method_of
 
 METHODS = [("vectors", "after"), ("prefix", "after"), ("prefix", "memory"), ("late", "before"), ("idpg", "before")]
 EACH = pytest.mark.parametrize(("method", "place"), METHODS, ids=str)
@@ -79,9 +82,18 @@ def test_the_rate_is_their_own():
     assert prompt.rates() == {"labels": 0.5}
 
 
-def test_words_or_vectors_by_what_the_model_predicts():
-    import dataclasses
+def test_beside_any_prompt_they_learn_at_a_hundredth_or_as_slowly_as_the_prompt():
+    for method, place, length in [("prefix", "memory", 2), ("prefix", "memory", 60), ("deep", "memory", 2)]:
+        config = PromptConfig(method=method, place=place, length=length, labels="vectors")
+        prompt = build_prompt(config, source_of(backbone_of("llama"), ONE_TOKEN), 0)
+        rate = method_of(config).rate(place, length)
+        assert rate * prompt.rates()["labels"] == pytest.approx(min(rate, 0.01))
+        of_tokens = dataclasses.replace(ONE_TOKEN, is_of_tokens=True)
+        prompt = build_prompt(config, source_of(backbone_of("llama"), of_tokens), 0)
+        assert prompt.rates() == {"labels": 1.0}
 
+
+def test_words_or_vectors_by_what_the_model_predicts():
     source = source_of(backbone_of("llama"), ONE_TOKEN)
     config = PromptConfig(method="vectors", place="before", length=2)
     assert "labels" not in build_prompt(config, source, 0).trainable()

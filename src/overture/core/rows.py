@@ -87,6 +87,7 @@ class Candidates:
         label_of: for each word, the index of its label.
         is_mean: a word's score is its log-likelihood per token, so that long ones are not at a disadvantage.
         is_own: they are one row's own, one word for each; scores are likelihoods over the vocabulary.
+        is_of_tokens: they are compared at many tokens of a row: tags, and the ends of answers.
     """
 
     labels: tuple[str, ...]
@@ -94,6 +95,7 @@ class Candidates:
     label_of: tuple[int, ...]
     is_mean: bool = False
     is_own: bool = False
+    is_of_tokens: bool = False
 
 
 class Allowed(Protocol):

@@ -7,7 +7,7 @@ from overture.core.errors import ConfigError
 from overture.core.injection import LayerMemory
 from overture.prompt.config import PromptConfig
 from overture.prompt.inits import start_of
-from overture.prompt.labels import label_start, with_labels
+from overture.prompt.labels import LABEL_RATE, label_start, with_labels
 from overture.prompt.method import Method
 from overture.prompt.methods import METHODS
 from overture.prompt.module import Built, Request
@@ -63,7 +63,9 @@ def build_prompt(config: PromptConfig, source: PromptSource, seed: int) -> Built
     if not has_vectors:
         return built
     labels, bias = label_start(source, read_at)
-    return with_labels(built, labels, config.label_rate, bias, read_at)
+    assert source.candidates is not None
+    slower = 1.0 if source.candidates.is_of_tokens else LABEL_RATE / method.rate(config.place, config.length)
+    return with_labels(built, labels, config.label_rate or min(1.0, slower), bias, read_at)
 
 
 def _check_read_layer(config: PromptConfig, layer: int, num_layers: int) -> None:

@@ -37,7 +37,11 @@ class PromptConfig(Config):
         description="What labels are compared with: their words, or a trained vector for each beside the prompt; "
         "vectors where the model predicts no words, such as an encoder without a head or a template without {mask}.",
     )
-    label_rate: LabelRate = 1.0
+    label_rate: LabelRate | None = Field(
+        None,
+        description="Factor on the learning rate of the label vectors; if not given, 1 for tags and ends of answers, "
+        "else at most 1 and such that they learn at 0.01 where the method learns at its own rate.",
+    )
     read_layer: Annotated[int, Field(ge=1)] | Literal["last", "search"] = Field(
         "last",
         description="After how many layers label vectors read the rows of an encoder: a number, last (and the norm "

@@ -25,6 +25,10 @@ from overture.core.injection import Injection, LabelHead, ReadAt
 from overture.prompt.module import Built, PromptModule
 from overture.prompt.source import PromptSource
 
+LABEL_RATE = 0.01
+"""At what rate vectors for a row's labels learn beside a prompt that learns at its method's own. At that rate itself,
+0.1 for a prefix, they leave their start within an epoch and fit the training rows alone; those of tags and of ends,
+which have to move, score lower at 0.01 (docs/log.md, 1 December 2026)."""
 _INNER = "method."
 
 

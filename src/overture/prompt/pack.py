@@ -137,7 +137,7 @@ def _row_prompt(tensors: dict[str, Tensor], config: PromptConfig, source: Prompt
     state = {name.removeprefix(STATE): value for name, value in tensors.items()}
     if has_inner_method(list(state)) and "labels" in state:
         bias = torch.zeros_like(state["label_bias"]) if "label_bias" in state else None
-        prompt = with_labels(prompt, torch.zeros_like(state["labels"]), config.label_rate, bias, config.read_at)
+        prompt = with_labels(prompt, torch.zeros_like(state["labels"]), bias=bias, read_at=config.read_at)
     assert isinstance(prompt, PromptModule)
     assert isinstance(prompt, RowMethod)
     wanted = {name: value.shape for name, value in prompt.state_dict().items()}

@@ -163,7 +163,7 @@ def _candidates(task: TaskFile, tokenizer: TextTokenizer) -> tuple[Candidates | 
     if not tokenizer.is_encoder:
         return None, []
     words = tuple(tuple(tokenizer.encode_plain(word)) for word in (" begin", " end"))
-    return Candidates(("first", "last"), words, (0, 1)), []
+    return Candidates(("first", "last"), words, (0, 1), is_of_tokens=True), []
 
 
 # -- what is put to the model

@@ -90,7 +90,7 @@ def _candidates(task: TaskFile, tokenizer: TextTokenizer) -> tuple[Candidates | 
     options: Options = task.kind_options
     words = [options.none, *(texts[0] for texts in task.words.values() for _ in "BI")]
     ids = tuple(tuple(tokenizer.encode_plain(word)) for word in words)
-    return Candidates(_tag_names(task), ids, tuple(range(len(ids)))), []
+    return Candidates(_tag_names(task), ids, tuple(range(len(ids))), is_of_tokens=True), []
 
 
 # -- what is put to the model

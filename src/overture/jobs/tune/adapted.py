@@ -121,7 +121,7 @@ def _adapter_first(stage: _Stage) -> Tuned:
     labels = None
     if wants_label_vectors(work.config.prompt, source):
         start, bias = label_start(source)
-        labels = with_labels(None, start, work.config.prompt.label_rate, bias)
+        labels = with_labels(None, start, work.config.prompt.label_rate or 1.0, bias)
     alone = stage.under(labels)
     first = stage.fitted(alone, stage.adapter_rate, "checkpoint-first")
     if first.status == "interrupted" or not first.best:
