@@ -91,8 +91,8 @@ class Certainty:
             )
         if shares.source == "validation":
             notes.append(
-                f"the {shares.num_rows} validation rows that --coverage and --abstain go by also chose the epoch, so the "
-                "promise holds approximately; overture eval PROMPT FILE --keep-shares takes rows that chose nothing"
+                f"the {shares.num_rows} validation rows that --coverage and --abstain go by also chose the epoch, so "
+                "the promise holds approximately; overture eval PROMPT FILE --keep-shares takes rows that chose nothing"
             )
         return notes
 
