@@ -29,6 +29,7 @@ TASKS = {
     "ner-minilm": "Names in tweets, tagged by an encoder",
     "cifar10": "Pictures of animals and vehicles, seen by an encoder of images",
     "textile": "Defects in cloth, seen by an encoder of images",
+    "textile-224": "Defects in cloth, seen at 224 pixels",
     "textile-deep": "Defects in cloth, read in the best layer of an encoder of images",
 }
 
