@@ -14,6 +14,7 @@ from typing import Any
 
 from scipy.stats import f as f_distribution
 
+from overture.core.records.cells import NO_PROMPT
 from overture.core.records.scores import Paired
 from overture.evaluate.over_seeds import Difference, difference_over_seeds, resampled
 from overture.prompt.methods import METHODS
@@ -58,7 +59,7 @@ class Claim:
 
 
 CLAIMS = (
-    Claim("vectors", "better than asking the model (section 3)", "vectors-after", "none"),
+    Claim("vectors", "better than asking the model (section 3)", "vectors-after", NO_PROMPT),
     Claim("prefix", "activations in every layer beat embeddings (section 7.2)", "prefix-after", "vectors-after"),
     Claim("deep", "prompts in every layer beat those in front alone (section 4)", "deep-after", "vectors-after"),
     Claim("p_tuning", "an encoder makes better vectors than free ones", "p_tuning-after", "vectors-after"),
@@ -97,7 +98,7 @@ def gaps(way: str, against: str, cells: Cells) -> dict[str, Difference]:
     pairs: dict[str, list[tuple[str, str]]] = defaultdict(list)
     for task, seed in sorted(ours):
         # Asking the model has one cell: it has no seed.
-        other = theirs.get((task, seed)) or (theirs.get((task, 0)) if against == "none" else None)
+        other = theirs.get((task, seed)) or (theirs.get((task, 0)) if against == NO_PROMPT else None)
         if other is not None:
             pairs[task].append((ours[task, seed], other))
     return {task: _difference(*zip(*scores, strict=True)) for task, scores in pairs.items()}

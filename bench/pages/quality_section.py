@@ -8,6 +8,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from overture.core.records.cells import NO_PROMPT
 from overture.evaluate.intervals import across_seeds
 from page_parts import table, threads
 
@@ -137,7 +138,7 @@ def quality_text(cells: Sequence[Cell]) -> str:
 
 def _quality_part(task: str, cells: Sequence[Cell]) -> str:
     ways: dict[str, list[Cell]] = defaultdict(list)
-    for cell in sorted(cells, key=lambda cell: (cell.way != "none", not cell.way.startswith(LORA), cell.way)):
+    for cell in sorted(cells, key=lambda cell: (cell.way != NO_PROMPT, not cell.way.startswith(LORA), cell.way)):
         ways[cell.way].append(cell)
     lora = [cell.validation for cell in cells if cell.way == LORA]
     goal = fmean(lora) if lora else None

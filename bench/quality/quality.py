@@ -1,6 +1,6 @@
 """Accuracy of our ways on movie and trec over seeds: one JSON a cell, resumable.
 
-A way is one of `overture compare`: `none`, `in-context` or METHOD-PLACE, such as prefix-after. Rows are drawn as
+A way is one of `overture compare`: `no-prompt`, `in-context` or METHOD-PLACE, such as prefix-after. Rows are drawn as
 `peft_baseline.py` draws them, so that both train on the same.
 
     python bench/quality/quality.py --data DIR --task trec --task movie --seeds 5 --way prefix-after
@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from overture.core.files import store_dir, write_json
+from overture.core.records.cells import NO_PROMPT
 from overture.engine.load import load_backbone
 from overture.jobs.compare.ways import WAYS, Bench, way_named
 from overture.jobs.run.request import TuneConfig
@@ -97,7 +98,7 @@ def main() -> None:
     settings = {key: getattr(args, key) for key in ("train_rows", "lr", "length", "init", "options", "epochs")}
     for task in args.task:
         for way in args.way:
-            for seed in range(1 if way == "none" else args.seeds):
+            for seed in range(1 if way == NO_PROMPT else args.seeds):
                 path = args.out / f"{'-'.join(filter(None, [way, args.tag, task]))}-seed{seed}.json"
                 if not path.exists():
                     run_cell(Cell(way, task, seed, **settings), bench, args.data, args.threads, path)

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import re
 import runpy
 import sys
 from pathlib import Path
@@ -48,6 +49,15 @@ def test_every_task_file_can_be_read(file):
     assert task.name == Path(file).stem
     words = [word for own in task.words.values() for word in own]
     assert len(set(words)) == len(words)
+
+
+def test_the_commands_of_the_page_name_ways_that_there_are():
+    from overture.jobs.compare.ways import WAYS
+
+    page = (BENCH.parent / "docs" / "benchmarks.md").read_text(encoding="utf-8")
+    ways = set(re.findall(r"quality\.py .*--way (\S+)", page))
+    assert "no-prompt" in ways
+    assert ways <= set(WAYS)
 
 
 def cells(way, right, task="movie", seeds=(0,)):
@@ -100,7 +110,7 @@ def test_only_seeds_that_both_have_are_compared():
 
 def test_asking_the_model_has_no_seed():
     worse, better = "10" * 100, "1" * 180 + "0" * 20
-    assert of("vectors", cells("vectors-after", better, seeds=(3,)) + cells("none", worse)) == "reproduced"
+    assert of("vectors", cells("vectors-after", better, seeds=(3,)) + cells("no-prompt", worse)) == "reproduced"
 
 
 def test_a_smaller_prompt_that_may_have_lost_much_is_not_said_to_keep_the_accuracy():
