@@ -1,13 +1,14 @@
 """Recycling: a model whose width is only numbered otherwise takes a prompt exactly, others what can be mapped."""
 
 from pathlib import Path
+from shutil import copytree
 
 import pytest
 import torch
 
 from fakes import make_backbone, make_inner_tokenizer, make_model
+from overture.cli import recycle as command
 from overture.core.errors import ConfigError
-from overture.jobs.transfer import recycle as study
 from overture.jobs.transfer.options import FEWEST
 from overture.jobs.transfer.recycle import Map, common_vectors, fitted_map, plain_texts
 from overture.store.artifact import load_artifact
@@ -153,14 +154,18 @@ def test_vocabularies_that_do_not_meet() -> None:
 )
 def test_what_cannot_be_recycled(make_task, overture, turned: Path, monkeypatch, words, why) -> None:
     assert overture("tune", make_task(shots=0), *words, "--json").code == 0
-    monkeypatch.setattr(study, "load_backbone", lambda *_, **__: pytest.fail("a model was loaded"))
+    # `loading` stands before the imports of torch and transformers.
+    monkeypatch.setattr(command, "loading", lambda: pytest.fail("refused too late"))
     refused = overture("recycle", "mood", "--backbone", turned, "--json")
     assert refused.code == 2
     assert why in refused.json["got"]
 
 
-def test_bad_input_keeps_nothing(vectors: Path, tiny: Path, turned: Path, overture, make_task) -> None:
-    assert "this very model" in overture("recycle", "mood", "--backbone", tiny).err
+def test_bad_input_keeps_nothing(vectors: Path, tiny: Path, turned: Path, overture, make_task, monkeypatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(command, "loading", lambda: pytest.fail("refused too late"))
+        assert "this very model" in overture("recycle", "mood", "--backbone", tiny).err
+    assert "this very model" in overture("recycle", "mood", "--backbone", copytree(tiny, "copy")).err
     assert overture("recycle", "mood").code == 2
     assert overture("recycle", "mood", "--backbone", "./no-model").code == 2
     assert overture("recycle", "mood", "--backbone", turned, "--tokens", "3").code == 2

@@ -20,7 +20,7 @@ from overture.cli.progress import display
 from overture.cli.report import interval_text, sentence, show_next, verdict_style
 from overture.cli.tables import Column, show_table
 from overture.engine.options import local_source
-from overture.jobs.transfer.options import RecycleConfig
+from overture.jobs.transfer.options import RecycleConfig, check_recyclable, same_model
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -51,10 +51,18 @@ def command(
     from overture.cli.stored import checked_store
     from overture.core.config import validated
     from overture.engine.options import check_source
+    from overture.store.artifact import read_manifest, tensor_names
+    from overture.store.manifest import check_answers
 
     config = validated(RecycleConfig, given.of(RecycleConfig), "overture recycle")
     check_source(local_source(backbone))
     kept = checked_store(root, prompt, name, task)
+    folder = kept.get(prompt)
+    manifest = read_manifest(folder)
+    check_answers(manifest)
+    check_recyclable(manifest, tensor_names(folder, manifest))
+    if local_source(backbone) == manifest.backbone.id and manifest.backbone.revision is None:
+        raise same_model(backbone)
     loading()
 
     from overture.jobs.transfer.recycle import recycle

@@ -346,8 +346,7 @@ async def _greet(front: "Front", address: Address, is_json: bool, flag: str, vll
 def _local_prompts(registry: "Registry", refused: set[str]) -> dict[str, str]:
     """Prompts under which vLLM cannot answer, with the reason; of each name the newest version."""
     from overture.exchange.vllm_files import gap_of
-    from overture.store.artifact import TENSORS_FILE, read_manifest
-    from overture.store.precheck import check_tensors, open_plain
+    from overture.store.artifact import read_manifest, tensor_names
 
     reasons: dict[str, str] = {}
     for name in registry.names():
@@ -358,11 +357,7 @@ def _local_prompts(registry: "Registry", refused: set[str]) -> dict[str, str]:
         with contextlib.suppress(OvertureError):
             folder = registry.store.get(ref, named_only=True)
             manifest = read_manifest(folder)
-            names: tuple[str, ...] = ()
-            if manifest.text is None:
-                with open_plain(folder / TENSORS_FILE) as handle:
-                    names = check_tensors(handle, str(folder))
-            if why := gap_of(manifest, names, "decoder"):
+            if why := gap_of(manifest, tensor_names(folder, manifest), "decoder"):
                 reasons[ref] = why
     return reasons
 

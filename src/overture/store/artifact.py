@@ -206,6 +206,18 @@ def read_manifest_json(folder: Path) -> tuple[Manifest, str]:
     return manifest, f'{text[:-1]}, "manifest_sha256": "{digest}"}}'
 
 
+def tensor_names(folder: Path, manifest: Manifest) -> tuple[str, ...]:
+    """The names of a prompt's tensors, from the file's header alone; none of a prompt of words.
+
+    Raises:
+        ArtifactError: the file is damaged.
+    """
+    if manifest.text:
+        return ()
+    with precheck.open_plain(folder / TENSORS_FILE) as handle:
+        return precheck.check_tensors(handle, str(folder / TENSORS_FILE))
+
+
 def load_artifact(folder: Path, *, may_draw: bool = False) -> "tuple[Manifest, dict[str, torch.Tensor]]":
     """Read a prompt's folder; what is unsafe or damaged is refused before it is parsed.
 

@@ -30,12 +30,12 @@ from overture.data.splits import load_splits
 from overture.data.task import Task
 from overture.engine.backbone import Backbone
 from overture.engine.load import load_backbone
-from overture.evaluate.facts import adapter_of, backbone_ref, check_backbone
+from overture.evaluate.facts import backbone_ref, check_backbone
 from overture.evaluate.host import Host
 from overture.evaluate.measure import measured
 from overture.jobs.run.again import task_with_data_of
 from overture.jobs.run.keep import new_manifest
-from overture.jobs.transfer.options import FEWEST, RecycleConfig
+from overture.jobs.transfer.options import FEWEST, RecycleConfig, check_recyclable, same_model
 from overture.store.artifact import load_artifact, save_artifact
 from overture.store.manifest import Manifest
 from overture.store.names import ref_of
@@ -169,7 +169,7 @@ def recycle(
     """
     config = config or RecycleConfig()
     manifest, tensors = load_artifact(store.get(ref))
-    _check(manifest, set(tensors))
+    check_recyclable(manifest, tensors)
     chosen = name or f"{manifest.name}-recycled"
     store.check_can_add(chosen)
     own_task = task_with_data_of(manifest, Path(task)) if task else validated(Task, manifest.task, manifest.ref)
@@ -240,39 +240,11 @@ def _models(
     """
     other = new if isinstance(new, Backbone) else load_backbone(new, notify=notify)
     if backbone_ref(other).weights_sha256 == manifest.backbone.weights_sha256:
-        raise ConfigError("the prompt was made for this very model", where="backbone", got=other.info.id)
+        raise same_model(other.info.id)
     old = old or load_backbone(manifest.backbone.id, revision=manifest.backbone.revision, notify=notify)
     for text in check_backbone(manifest.backbone, old):
         notify(f"{manifest.ref}: {text}")
     return old, other
-
-
-_WHY = {
-    "keys": "keys and values are made by the layers of one model; only vectors of tokens can be mapped",
-    "labels": "vectors that stand for labels belong to the head of one model",
-    "split": "where vectors are split was learned with the model that they stood in",
-    "offset": "an offset on the text's vectors belongs to the text's length in one tokenizer",
-}
-
-
-def _check(manifest: Manifest, names: set[str]) -> None:
-    why = [_WHY[name] for name in _WHY if name in names]
-    if adapter_of(manifest):
-        why.append("the adapter that it was trained with belongs to the layers of one model")
-    if manifest.layer:
-        why.append("vectors at a late layer are hidden states, and no tokens stand for those")
-    if manifest.text:
-        why.append("words need no map: another model reads them as they are")
-    if "vectors" not in names and not why:
-        why.append("a prompt that depends on the row is made by a network for one model")
-    if why:
-        raise ConfigError(
-            "this prompt cannot be recycled",
-            where=manifest.ref,
-            got=f"method {manifest.method} at {manifest.place}: {'; '.join(why)}",
-            wanted="a prompt of vectors among the live tokens",
-            fix="tune one with --method vectors and without --adapter",
-        )
 
 
 def _rows(task: Task) -> tuple[str, list[Row]]:
