@@ -18,23 +18,7 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
     AutoModelForSeq2SeqLM,
-    BartConfig,
-    BertConfig,
-    DistilBertConfig,
-    Gemma2Config,
-    Gemma3TextConfig,
-    GPT2Config,
-    GPTNeoXConfig,
-    LlamaConfig,
-    MistralConfig,
-    ModernBertConfig,
-    OPTConfig,
-    Phi3Config,
     PreTrainedTokenizerFast,
-    Qwen2Config,
-    Qwen3Config,
-    RobertaConfig,
-    T5Config,
 )
 from transformers.masking_utils import eager_mask
 from transformers.models.modernbert import modeling_modernbert
@@ -51,6 +35,7 @@ from overture.prompt.build import build_prompt
 from overture.prompt.config import PromptConfig
 from overture.prompt.methods import METHODS
 from overture.prompt.source import PromptSource
+from tiny_configs import BOS, CONTEXT, EOS, VOCABULARY, config_of
 
 # Between them these run every method with all its options, see FAMILY_CASES.
 WHOLE = ("llama", "gemma3_text", "gpt2", "qwen3")
@@ -62,120 +47,9 @@ ENCODERS = (*WHOLE_ENCODERS, "distilbert", "roberta")
 SEQ2SEQ = ("t5", "t5 gated", "bart")
 # Other shapes that models of these families have.
 VARIANTS = ("gpt_neox serial", "opt projected", "phi3 longrope", "mistral unwindowed")
-VOCABULARY, CONTEXT, WINDOW = 300, 256, 8
 TEXT_IDS = range(40, 240)
 SPECIALS = ("<bos>", "<eos>", "<|user|>", "<|bot|>", "<|end|>", "<pad>")
-BOS, EOS = 256, 257
 CHAT = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>{% endfor %}<|bot|>"
-
-_WIDE = {"vocab_size": VOCABULARY, "hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 4}
-_WIDE |= {"max_position_embeddings": CONTEXT, "initializer_range": 0.2}
-# As real configs have it, so that a switch to training mode would show.
-_DROPS = {"attention_dropout": 0.1, "hidden_dropout": 0.1}
-
-
-def config_of(family: str) -> Any:
-    """A tiny config; attention shapes differ by family on purpose."""
-    kind, _, variant = family.partition(" ")
-    return globals()[f"_{kind}_config"](variant)
-
-
-def _llama_config(variant: str) -> Any:
-    return LlamaConfig(**_WIDE, num_hidden_layers=3, num_key_value_heads=2, tie_word_embeddings=False)
-
-
-def _gemma2_config(variant: str) -> Any:
-    own = {"num_hidden_layers": 4, "num_key_value_heads": 2, "head_dim": 10, "query_pre_attn_scalar": 12}
-    own |= {"sliding_window": WINDOW, "final_logit_softcapping": 6.0, "attn_logit_softcapping": 1.5}
-    return Gemma2Config(**_WIDE, **own)
-
-
-def _gemma3_text_config(variant: str) -> Any:
-    kinds = ["sliding_attention", "full_attention"] * 2
-    own = {"num_hidden_layers": 4, "num_key_value_heads": 1, "head_dim": 8, "query_pre_attn_scalar": 8}
-    own |= {"layer_types": kinds, "sliding_window": WINDOW, "final_logit_softcapping": 6.0}
-    return Gemma3TextConfig(**_WIDE, **own)
-
-
-def _gpt2_config(variant: str) -> Any:
-    own = {"vocab_size": VOCABULARY, "n_positions": CONTEXT, "initializer_range": 0.2}
-    own |= {"bos_token_id": BOS, "eos_token_id": EOS}
-    return GPT2Config(**own, n_embd=32, n_layer=3, n_head=4)
-
-
-def _gpt_neox_config(variant: str) -> Any:
-    own = {"hidden_size": 48, "num_attention_heads": 6, "num_hidden_layers": 3, "rotary_pct": 0.5}
-    return GPTNeoXConfig(**_WIDE | own, **_DROPS, use_parallel_residual=variant != "serial")
-
-
-def _mistral_config(variant: str) -> Any:
-    own = {"num_hidden_layers": 3, "num_key_value_heads": 2, "head_dim": 12, "attention_dropout": 0.1}
-    return MistralConfig(**_WIDE, **own, sliding_window=None if variant == "unwindowed" else WINDOW)
-
-
-def _opt_config(variant: str) -> Any:
-    own = {"vocab_size": VOCABULARY, "hidden_size": 32, "ffn_dim": 48, "num_attention_heads": 2, "init_std": 0.2}
-    if variant == "projected":
-        own |= {"word_embed_proj_dim": 20, "do_layer_norm_before": False}
-    return OPTConfig(**own, num_hidden_layers=3, max_position_embeddings=CONTEXT, dropout=0.1, attention_dropout=0.1)
-
-
-def _phi3_config(variant: str) -> Any:
-    own = {"num_hidden_layers": 3, "num_key_value_heads": 2, "resid_pdrop": 0.1, "pad_token_id": None}
-    rope: dict[str, Any] = {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5}
-    if variant == "longrope":
-        rope |= {"rope_type": "longrope", "short_factor": [1.5, 2.5], "long_factor": [4.0, 9.0]}
-        own |= {"original_max_position_embeddings": CONTEXT // 2}
-    return Phi3Config(**_WIDE, **own, rope_parameters=rope)
-
-
-def _qwen2_config(variant: str) -> Any:
-    own = {"hidden_size": 40, "num_attention_heads": 5, "num_hidden_layers": 3, "num_key_value_heads": 1}
-    return Qwen2Config(**_WIDE | own, use_sliding_window=True, sliding_window=WINDOW, max_window_layers=1)
-
-
-def _qwen3_config(variant: str) -> Any:
-    return Qwen3Config(**_WIDE, num_hidden_layers=2, num_key_value_heads=2, head_dim=12)
-
-
-def _bert_config(variant: str) -> Any:
-    own = {"num_hidden_layers": 3, "hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1}
-    return BertConfig(**_WIDE, **own)
-
-
-def _distilbert_config(variant: str) -> Any:
-    own = {"vocab_size": VOCABULARY, "dim": 40, "hidden_dim": 48, "n_heads": 5, "n_layers": 3}
-    return DistilBertConfig(**own, max_position_embeddings=CONTEXT, initializer_range=0.2)
-
-
-def _modernbert_config(variant: str) -> Any:
-    kinds = ["full_attention", "sliding_attention", "sliding_attention", "full_attention"]
-    own = {"num_hidden_layers": 4, "layer_types": kinds, "local_attention": 2 * WINDOW, "norm_bias": True}
-    ids = {"pad_token_id": 261, "bos_token_id": BOS, "cls_token_id": BOS, "eos_token_id": EOS, "sep_token_id": EOS}
-    return ModernBertConfig(**_WIDE, **own, **ids)
-
-
-def _roberta_config(variant: str) -> Any:
-    own = {"num_hidden_layers": 3, "pad_token_id": 1, "bos_token_id": BOS, "eos_token_id": EOS}
-    # The first positions are those of padding.
-    return RobertaConfig(**_WIDE | own | {"max_position_embeddings": CONTEXT + 2, "hidden_size": 48})
-
-
-def _t5_config(variant: str) -> Any:
-    own = {"vocab_size": VOCABULARY, "d_model": 32, "d_ff": 48, "num_heads": 4, "d_kv": 8, "num_layers": 3}
-    own |= {"relative_attention_num_buckets": 8, "relative_attention_max_distance": 20, "n_positions": CONTEXT}
-    if variant == "gated":
-        own |= {"feed_forward_proj": "gated-gelu", "d_kv": 10, "num_layers": 4, "num_decoder_layers": 2}
-        own |= {"tie_word_embeddings": False}
-    return T5Config(**own, pad_token_id=261, eos_token_id=EOS, decoder_start_token_id=261)
-
-
-def _bart_config(variant: str) -> Any:
-    own = {"vocab_size": VOCABULARY, "d_model": 32, "encoder_ffn_dim": 48, "decoder_ffn_dim": 40, "init_std": 0.2}
-    own |= {"encoder_layers": 3, "decoder_layers": 2, "encoder_attention_heads": 4, "decoder_attention_heads": 2}
-    own |= {"scale_embedding": True, "attention_dropout": 0.1, "max_position_embeddings": CONTEXT}
-    ids = {"pad_token_id": 261, "bos_token_id": BOS, "eos_token_id": EOS, "decoder_start_token_id": EOS}
-    return BartConfig(**own, **ids, forced_eos_token_id=None)
 
 
 def make_model(family: str, attention: str = "eager", dtype: torch.dtype = torch.float32) -> Any:

@@ -10,13 +10,14 @@ from transformers import AutoModel, AutoModelForSpeechSeq2Seq
 from transformers.models import audio_spectrogram_transformer as ast
 from transformers.models import hubert, wav2vec2, whisper
 
-from fakes import BOS, CONTEXT, EOS, ONE_TOKEN, VOCABULARY, make_inner_tokenizer
+from fakes import ONE_TOKEN, make_inner_tokenizer
 from overture.core.media import Media
 from overture.core.rows import Candidates, Encoded, OneOf, Target, Tokens
 from overture.engine.backbone import Backbone
 from overture.engine.frontends.audio import sound_backbone
 from overture.engine.frontends.samples import SoundProcessor
 from overture.engine.tokenizer import Tokenizer
+from tiny_configs import BOS, CONTEXT, EOS, VOCABULARY
 
 RATE, WIDTH, LAYERS, STARTS = 16000, 32, 3, (BOS, 259)
 LABELS = Candidates(("no", "maybe", "yes"), ((0,), (0,), (0,)), (0, 1, 2))

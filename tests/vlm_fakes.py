@@ -9,12 +9,13 @@ import torch
 from transformers import AutoModelForImageTextToText, masking_utils
 from transformers.models import gemma3, idefics3, llava, qwen2_5_vl, smolvlm
 
-from fakes import BOS, CONTEXT, EOS, ONE_TOKEN, SEVERAL_TOKENS, make_inner_tokenizer
+from fakes import ONE_TOKEN, SEVERAL_TOKENS, make_inner_tokenizer
 from overture.core.rows import Answer, Encoded, OneOf, Target, Tokens
 from overture.engine.backbone import Backbone
 from overture.engine.frontends.connected import connected_backbone
 from overture.engine.frontends.pixels import ImageProcessor
 from overture.engine.tokenizer import Tokenizer
+from tiny_configs import BOS, CONTEXT, EOS
 from vision_fakes import PATCH, SIZE, make_image
 
 IMAGE = "<image>"

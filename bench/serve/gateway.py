@@ -30,6 +30,7 @@ import psutil
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "tests"))
+from gateway_start import filled_store
 from made_requests import Makes
 
 from gateway import BACKBONE, SHOWN, TASKS, Gateway, ReadyEngine, fake_answer, manifest_of, tensor_file
@@ -39,6 +40,7 @@ from overture.server.link import WorkerEngine
 from overture.server.listen import bound_socket, uvicorn_server
 from overture.server.security import Access, Key
 
+MOVIE = {"prompt": "movie", "inputs": ["x"]}
 URL = "http://127.0.0.1:8000"
 HEAD = b"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\ncontent-type: application/json\r\n"
 
@@ -53,13 +55,7 @@ def client_of(gateway: Gateway) -> httpx.AsyncClient:
 
 def many_prompts(num: int = 10_000) -> dict[str, Any]:
     """A store of many prompts: opening it, looking for what is not served, a page of models, memory."""
-    root = Path(tempfile.mkdtemp())
-    for number in range(num):
-        folder = root / "prompts" / f"p{number:05d}" / "v1"
-        folder.mkdir(parents=True)
-        manifest = manifest_of("movie").model_copy(update={"name": f"p{number:05d}", "version": 1})
-        (folder / "prompt.json").write_text(manifest.model_dump_json())
-        (folder / "prompt.safetensors").write_bytes(tensor_file())
+    root = filled_store(Path(tempfile.mkdtemp()), num)
     before, started = psutil.Process().memory_info().rss, time.process_time()
     gateway = Gateway(root)
     gateway.registry.names()
@@ -96,7 +92,7 @@ def overhead(num: int = 1000) -> dict[str, Any]:
         async with client_of(gateway) as client:
             begin = time.process_time()
             for _ in range(num):
-                assert (await client.post("/v1/predict", json={"prompt": "movie", "inputs": ["x"]})).status_code == 200
+                assert (await client.post("/v1/predict", json=MOVIE)).status_code == 200
             return 1000 * (time.process_time() - begin) / num
 
     return {"requests": num, "cpu_ms_each": round(asyncio.run(ask()), 2)}
@@ -190,7 +186,7 @@ def half_open(num: int = 500) -> dict[str, Any]:
             times, end = [], time.monotonic() + seconds
             while time.monotonic() < end:
                 begin = time.monotonic()
-                assert client.post("/v1/predict", json={"prompt": "movie", "inputs": ["x"]}).status_code == 200
+                assert client.post("/v1/predict", json=MOVIE).status_code == 200
                 times.append(1000 * (time.monotonic() - begin))
             return times
 
@@ -228,7 +224,7 @@ def raw_requests(num: int = 10_000) -> dict[str, Any]:
     bound = bound_socket("127.0.0.1", 0)
     port, server, draw = bound.getsockname()[1], uvicorn_server(gateway.app, 1.0), random.Random(0)
     counts = {"requests": num, "answered": 0, "server_errors": 0, "closed": 0, "hung": 0}
-    body = json.dumps({"prompt": "movie", "inputs": ["x"]}).encode()
+    body = json.dumps(MOVIE).encode()
     whole = HEAD + b"content-length: %d\r\n\r\n" % len(body) + body
     chunked = HEAD + b"transfer-encoding: chunked\r\n\r\n%x\r\n" % len(body) + body + b"\r\n0\r\n\r\n"
 
@@ -267,9 +263,7 @@ def raw_requests(num: int = 10_000) -> dict[str, Any]:
         for _ in range(0, num, 100):
             await asyncio.gather(*(send(damaged()) for _ in range(100)))
         async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
-            assert (
-                await client.post("/v1/predict", content=body, headers={"content-type": "application/json"})
-            ).is_success
+            assert (await client.post("/v1/predict", json=MOVIE)).is_success
         server.should_exit = True
         await serving
 
@@ -339,7 +333,7 @@ def worker_kills(num: int = 200) -> dict[str, Any]:
 
     async def load(client: httpx.AsyncClient) -> None:
         while counts["kills"] < num:
-            reply = await client.post("/v1/predict", json={"prompt": "movie", "inputs": ["x"]})
+            reply = await client.post("/v1/predict", json=MOVIE)
             counts[f"status {reply.status_code}"] += 1
             counts["health failed"] += (await client.get("/health")).status_code != 200
             await asyncio.sleep(0.002)
@@ -380,18 +374,15 @@ def name_timing(num: int = 1000) -> dict[str, Any]:
     gateway = Gateway(root, access=access)
     gateway.add(*TASKS)
     times: dict[bool, list[float]] = {True: [], False: []}
+    headers = {"authorization": "Bearer secret"}
 
     async def probes() -> None:
         async with client_of(gateway) as client:
             for number in range(num + 50):
                 is_there = random.random() < 0.5
-                name = (
-                    random.choice([*TASKS]) if is_there else random.choice(["movia", "spem", "topicz", "namez", "abc"])
-                )
+                name = random.choice([*TASKS] if is_there else ["movia", "spem", "topicz", "namez", "abc"])
                 begin = time.process_time()
-                reply = await client.post(
-                    "/v1/predict", json={"prompt": name, "inputs": ["x"]}, headers={"authorization": "Bearer secret"}
-                )
+                reply = await client.post("/v1/predict", json={**MOVIE, "prompt": name}, headers=headers)
                 if number >= 50:
                     times[is_there].append(time.process_time() - begin)
                 assert reply.status_code == 404
@@ -496,7 +487,6 @@ def main() -> None:
     numbers = [] if arguments.num is None else [arguments.num]
     kept = json.loads(arguments.out.read_text()) if arguments.out and arguments.out.is_file() else {}
     result: dict[str, Any] = {**kept, "command": "python bench/serve/gateway.py PART ... [--num N]"}
-    result.pop("load", None)
     for name in arguments.parts or PARTS:
         result[name] = {**PARTS[name](*numbers), "load": round(os.getloadavg()[0], 1)}
         print(name, json.dumps(result[name]), flush=True)

@@ -9,7 +9,6 @@ import torch
 from fakes import (
     CASES,
     ENTRIES,
-    EOS,
     FAMILIES,
     FAMILY_CASES,
     compiled_of,
@@ -22,6 +21,7 @@ from overture.core.rows import Encoded
 from overture.engine import generate
 from overture.engine.cache import InputCache
 from overture.engine.prompted import PromptedModel
+from tiny_configs import EOS
 
 LENGTHS = (5, 19, 0, 2)
 BARE = [(family, None) for family in FAMILIES]

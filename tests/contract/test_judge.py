@@ -7,7 +7,7 @@ from functools import partial
 import pytest
 import torch
 
-from fakes import CONTEXT, Case, backbone_of, make_prompt, make_rows
+from fakes import Case, backbone_of, make_prompt, make_rows
 from overture.core.contracts import Losses
 from overture.core.errors import BackboneError
 from overture.core.injection import Injection, Vectors
@@ -15,6 +15,7 @@ from overture.core.rows import Encoded
 from overture.engine.answerer import LocalAnswerer
 from overture.engine.cache import InputCache
 from overture.engine.judge import LocalJudge
+from tiny_configs import CONTEXT
 
 CASES = [Case("vectors", "before"), Case("vectors", "after"), Case("prefix", "memory"), Case("dept", "before")]
 FAMILIES = {"llama": "several tokens", "bert": "mask", "t5": "free text"}

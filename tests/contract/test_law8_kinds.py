@@ -11,7 +11,7 @@ import yaml
 from test_law8_peft import WHOLE_VOCABULARY, P
 from transformers import AutoModelForSequenceClassification
 
-from fakes import CONTEXT, SEQ2SEQ, backbone_of, config_of, make_inner_tokenizer, make_model, make_rows
+from fakes import SEQ2SEQ, backbone_of, make_inner_tokenizer, make_model, make_rows
 from overture.core.errors import ArtifactError
 from overture.core.rows import Encoded, OneOf
 from overture.engine.backbone import Backbone
@@ -23,6 +23,7 @@ from overture.jobs.transfer.exchange import export_prompt, import_adapter
 from overture.store.artifact import load_artifact
 from overture.store.manifest import Manifest
 from overture.store.store import Store
+from tiny_configs import CONTEXT, config_of
 
 peft = pytest.importorskip("peft")
 

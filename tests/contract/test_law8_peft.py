@@ -10,7 +10,7 @@ import pytest
 import torch
 import yaml
 
-from fakes import FAMILIES, SMALL, VOCABULARY, WHOLE, Case, backbone_of, make_model, make_prompt, make_rows
+from fakes import FAMILIES, SMALL, WHOLE, Case, backbone_of, make_model, make_prompt, make_rows
 from overture.core.errors import ArtifactError
 from overture.core.rows import Candidates, Encoded, OneOf
 from overture.evaluate.facts import backbone_ref
@@ -20,6 +20,7 @@ from overture.prompt.pack import prompt_tensors
 from overture.store.artifact import load_artifact
 from overture.store.manifest import Manifest
 from overture.store.store import Store
+from tiny_configs import VOCABULARY
 
 peft = pytest.importorskip("peft")
 

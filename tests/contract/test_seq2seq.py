@@ -7,7 +7,6 @@ import torch
 
 from fakes import (
     CASES,
-    EOS,
     KINDS,
     SEQ2SEQ,
     SEQ2SEQ_CASES,
@@ -29,6 +28,7 @@ from overture.engine.cache import InputCache
 from overture.engine.compiled import compiled_prompt
 from overture.engine.prompted import PromptedModel, RowPrompts
 from overture.prompt.methods import METHODS
+from tiny_configs import EOS
 
 EXACT = {"rtol": 1e-8, "atol": 1e-8}
 DOUBLE = torch.float64

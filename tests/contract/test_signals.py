@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fakes import CONTEXT, ONE_TOKEN, Case, make_inner_tokenizer, make_model, make_prompt, reference_of
+from fakes import ONE_TOKEN, Case, make_inner_tokenizer, make_model, make_prompt, reference_of
 from overture.core.contracts import Features, LabelScores, Losses
 from overture.core.errors import BackboneError
 from overture.core.rows import Encoded, OneOf, Segment, Signal, Tokens
@@ -16,6 +16,7 @@ from overture.engine.cache import InputCache
 from overture.engine.frontends.text import text_backbone
 from overture.engine.prompted import PromptedModel, RowPrompts
 from overture.engine.tokenizer import Tokenizer
+from tiny_configs import CONTEXT
 
 CLOSE = {"rtol": 1e-9, "atol": 1e-9}
 CASES = [

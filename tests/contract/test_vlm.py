@@ -10,7 +10,7 @@ from company import check_company_changes_nothing
 from torch import Tensor
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil, smart_resize
 
-from fakes import BOS, CONTEXT, ONE_TOKEN, Case, make_inner_tokenizer, make_prompt
+from fakes import ONE_TOKEN, Case, make_inner_tokenizer, make_prompt
 from overture.core.contracts import Answers, LabelScores, Losses
 from overture.core.errors import BackboneError
 from overture.core.injection import Injection, Vectors
@@ -25,6 +25,7 @@ from overture.engine.layout import Start, answer_layout
 from overture.engine.load import load_backbone
 from overture.engine.prompted import PromptedModel
 from overture.engine.tokenizer import Tokenizer
+from tiny_configs import BOS, CONTEXT
 from vision_fakes import PATCH, SIZE
 from vlm_fakes import (
     IMAGE,

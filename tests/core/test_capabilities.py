@@ -3,13 +3,14 @@ from dataclasses import replace
 import pytest
 import torch
 
-from fakes import CONTEXT, ONE_TOKEN, backbone_of
+from fakes import ONE_TOKEN, backbone_of
 from overture.core.capabilities import Capabilities
 from overture.core.contracts import Answers, LabelScores, Losses
 from overture.core.errors import BackboneError
 from overture.core.injection import Injection, Vectors
 from overture.core.rows import Answer, Encoded, OneOf
 from overture.engine.prompted import PromptedModel
+from tiny_configs import CONTEXT
 
 ABLE = Capabilities("some/model", "decoder", 12, places=frozenset({"before"}))
 ROW = Encoded.of_ids(3, (1, 2, 3, 4), (5, 6))

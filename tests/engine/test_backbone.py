@@ -6,13 +6,11 @@ from transformers import AutoModelForCausalLM, BloomConfig
 
 from fakes import (
     CASES,
-    CONTEXT,
     ENCODERS,
     FAMILIES,
     SEQ2SEQ,
     VARIANTS,
     backbone_of,
-    config_of,
     injection_of,
     make_backbone,
     make_inner_tokenizer,
@@ -33,6 +31,7 @@ from overture.engine.step import Columns, Step
 from overture.engine.tokenizer import Tokenizer
 from overture.evaluate.facts import backbone_ref
 from sound_fakes import SOUND_ENCODERS, sound_backbone_of
+from tiny_configs import CONTEXT, config_of
 from vision_fakes import VISION, vision_backbone_of
 
 DOUBLE = torch.float64

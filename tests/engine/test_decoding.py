@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import GenerationConfig
 
-from fakes import EOS, Case, backbone_of, log_loss, make_prompt, make_rows, reference_of
+from fakes import Case, backbone_of, log_loss, make_prompt, make_rows, reference_of
 from overture.core.contracts import Answers
 from overture.core.decoding import Decoding
 from overture.core.rows import Answer, Encoded
@@ -12,6 +12,7 @@ from overture.engine import generate
 from overture.engine.cache import InputCache
 from overture.engine.lines import Chance
 from overture.engine.prompted import PromptedModel
+from tiny_configs import EOS
 
 LENGTHS = (5, 19, 1, 2)
 FAMILIES = ("llama", "gpt2", "gemma3_text", "opt", "t5", "bart")

@@ -11,7 +11,7 @@ import pytest
 import transformers
 from transformers import Gemma3Config
 
-from fakes import config_of, make_backbone, make_inner_tokenizer
+from fakes import make_backbone, make_inner_tokenizer
 from overture.core.errors import ArtifactError, BackboneError
 from overture.engine import load, model_files
 from overture.engine.families import FAMILIES
@@ -19,6 +19,7 @@ from overture.engine.info import weights_digest
 from overture.engine.load import load_backbone
 from overture.engine.options import ENCODERS, is_encoder
 from overture.evaluate.facts import backbone_ref, check_backbone
+from tiny_configs import config_of
 
 
 @pytest.fixture

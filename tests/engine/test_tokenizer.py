@@ -5,9 +5,10 @@ from tokenizers import AddedToken, decoders, models, pre_tokenizers
 from tokenizers import Tokenizer as Inner
 from transformers import PreTrainedTokenizerFast
 
-from fakes import CONTEXT, make_inner_tokenizer
+from fakes import make_inner_tokenizer
 from overture.core.errors import DataError
 from overture.engine.tokenizer import Tokenizer
+from tiny_configs import CONTEXT
 
 
 @pytest.mark.parametrize("method", ["encode_plain", "encode_template", "offsets"])

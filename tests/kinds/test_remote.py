@@ -13,7 +13,7 @@ from kind_samples import SAMPLES, task_of
 from test_host import stored
 from test_worker import assert_alike, finished
 
-from fakes import CONTEXT, VOCABULARY, backbone_of, make_backbone, make_inner_tokenizer, make_model
+from fakes import backbone_of, make_backbone, make_inner_tokenizer, make_model
 from overture.core.contracts import TokenShares
 from overture.core.errors import BackboneError
 from overture.core.injection import Injection, LayerMemory, Memory
@@ -31,6 +31,7 @@ from overture.server.remote import Remote
 from overture.server.worker import Worker
 from overture.store.artifact import load_artifact
 from overture.store.store import Store
+from tiny_configs import CONTEXT, VOCABULARY
 
 DIGEST = "f" * 64
 

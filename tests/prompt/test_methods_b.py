@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from fakes import (
-    BOS,
     ONE_TOKEN,
     SEVERAL_TOKENS,
     Case,
@@ -28,6 +27,7 @@ from overture.prompt.build import build_prompt
 from overture.prompt.config import PromptConfig
 from overture.prompt.cpt import SEPARATOR
 from overture.prompt.pack import prompt_from, prompt_tensors
+from tiny_configs import BOS
 
 DOUBLE = torch.float64
 CLOSE = {"rtol": 1e-8, "atol": 1e-8}

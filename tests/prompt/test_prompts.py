@@ -4,18 +4,7 @@ from dataclasses import dataclass, replace
 import pytest
 import torch
 
-from fakes import (
-    BOS,
-    CASES,
-    ONE_TOKEN,
-    SEVERAL_TOKENS,
-    TEXT_IDS,
-    Case,
-    backbone_of,
-    injection_of,
-    make_prompt,
-    source_of,
-)
+from fakes import CASES, ONE_TOKEN, SEVERAL_TOKENS, TEXT_IDS, Case, backbone_of, injection_of, make_prompt, source_of
 from overture.core.errors import ArtifactError, ConfigError
 from overture.core.injection import Injection
 from overture.prompt.build import build_prompt
@@ -24,6 +13,7 @@ from overture.prompt.inits import start_of
 from overture.prompt.methods import METHODS
 from overture.prompt.pack import prompt_from, prompt_tensors
 from overture.prompt.registry import method_of, own_rate, plainest_at, pruned_method
+from tiny_configs import BOS
 
 
 @pytest.fixture(params=["llama", "gemma3_text", "gpt2"])

@@ -18,7 +18,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from fakes import VOCABULARY, make_inner_tokenizer
+from fakes import make_inner_tokenizer
 from overture.core.records.serving import Command, Event, Request, VllmOptions, WorkerOptions
 from overture.data.encode import Encoder
 from overture.data.task import Task
@@ -36,6 +36,7 @@ from overture.server.remote import Remote
 from overture.server.worker import Worker
 from overture.store.manifest import Manifest
 from overture.store.store import Store
+from tiny_configs import VOCABULARY
 
 ROOT = Path(__file__).parents[2]
 VENV = ROOT / ".venv-vllm"
