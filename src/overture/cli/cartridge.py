@@ -5,11 +5,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from overture.cli.options import Given, JsonOption, StoreOption, flag, store_root, with_flags
+from overture.cli.options import Given, JsonOption, StoreOption, TrainSetOption, flag, store_root, with_flags
 from overture.cli.out import console, loading, say, show_notes, show_text, size_text
-from overture.cli.progress import display
+from overture.cli.progress import stoppable
 from overture.cli.report import show_next
-from overture.cli.stop import StopRequest
 from overture.cli.tables import Column, show_table
 from overture.cli.tune import BACKBONE, tell
 from overture.core.errors import DataError
@@ -33,10 +32,7 @@ def command(
         Path | None,
         typer.Option(metavar="TASK.yaml", help="What the prompt is for; questions as in a chat if not given."),
     ] = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Any other option, such as train.epochs=10. Repeatable."),
-    ] = None,
+    settings: TrainSetOption = None,
     store: StoreOption = None,
     is_json: JsonOption = False,
 ) -> None:
@@ -65,8 +61,8 @@ def command(
 
     from overture.jobs.distil.cartridge import cartridge, text_of
 
-    text, show = text_of(file), display()
-    with StopRequest("stopping after this step; press Ctrl-C again to stop at once") as stop, show.live():
+    text = text_of(file)
+    with stoppable() as (show, stop):
         result = cartridge(
             text,
             Store(root, say),

@@ -11,9 +11,8 @@ import typer
 from overture.cli.mistakes import show_labels
 from overture.cli.options import Given, JsonOption, SetOption, StoreOption, flag, store_root, with_flags
 from overture.cli.out import console, emit, is_json_only, loading, say, show_notes, show_text
-from overture.cli.progress import display
+from overture.cli.progress import stoppable
 from overture.cli.report import show_next
-from overture.cli.stop import StopRequest
 from overture.cli.tables import Column, show_table
 from overture.cli.tune import BACKBONE, INTERRUPTED, LENGTH, WHERE, where_of
 from overture.core.errors import ConfigError
@@ -110,9 +109,8 @@ def command(
     from overture.jobs.compare.compare import compare
     from overture.report.compare_page import write_report
 
-    show = display()
     words = shlex.join(["overture", *_words()])
-    with StopRequest("stopping after this step; press Ctrl-C again to stop at once") as stop, show.live():
+    with stoppable() as (show, stop):
         portable_words = shlex.join(["overture", *map(_portable, _words())])
         result = compare(config, folder, kept, show, stop, only=only, command=portable_words, where=where)
     if isinstance(result, Interrupted):

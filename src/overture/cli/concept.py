@@ -5,11 +5,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from overture.cli.options import Given, JsonOption, StoreOption, flag, store_root, with_flags
+from overture.cli.options import Given, JsonOption, StoreOption, TrainSetOption, flag, store_root, with_flags
 from overture.cli.out import console, loading, say, show_notes, show_text
-from overture.cli.progress import display
+from overture.cli.progress import stoppable
 from overture.cli.report import show_next, worth_of
-from overture.cli.stop import StopRequest
 from overture.cli.tune import tell
 from overture.core.config import overridden, validated
 from overture.jobs.concept.options import ConceptConfig
@@ -31,10 +30,7 @@ def command(
     name: Annotated[
         str | None, typer.Option(help="The name under which the prompt is kept; from the token if not given.")
     ] = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Any other option, such as train.epochs=10. Repeatable."),
-    ] = None,
+    settings: TrainSetOption = None,
     store: StoreOption = None,
     is_json: JsonOption = False,
 ) -> None:
@@ -58,8 +54,8 @@ def command(
 
     from overture.jobs.concept.concept import concept, images_of
 
-    images, show = images_of(folder), display()
-    with StopRequest("stopping after this step; press Ctrl-C again to stop at once") as stop, show.live():
+    images = images_of(folder)
+    with stoppable() as (show, stop):
         result = concept(images, Store(root, say), config, name=name, listener=show, is_stop_asked=stop)
     tell(result, store, is_json, _show)
 

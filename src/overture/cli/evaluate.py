@@ -20,7 +20,7 @@ from overture.cli.options import (
 )
 from overture.cli.out import console, emit, loading, remark, say, show_text
 from overture.cli.pages import show_page
-from overture.cli.progress import display
+from overture.cli.progress import live_display
 from overture.cli.report import calibration_lines, show_scores, show_verdicts
 from overture.cli.wrong import write_errors
 from overture.core.errors import ConfigError
@@ -114,8 +114,7 @@ def command(
     from overture.evaluate.host import Host
     from overture.evaluate.measure import measured
 
-    show = display()
-    with show.live():
+    with live_display() as show:
         host = Host(allow_drift=allow_drift, notify=as_notices(show))
         handle = host.open(folder)
         result, all_wrong, shares = measured(

@@ -60,7 +60,7 @@ def command(
         raise ConfigError("the page cannot be written", where="--page", got=str(target), wanted="a file's path")
     check_writable(target.parent)
 
-    from overture.cli.progress import display
+    from overture.cli.progress import live_display
     from overture.data.task_rows import rows_of_file
     from overture.evaluate.scored_rows import check_scorable, rows_of_run
 
@@ -80,8 +80,7 @@ def command(
     from overture.store.explanations import explanation_path
     from overture.store.names import is_path, ref_of
 
-    show = display()
-    with show.live():
+    with live_display() as show:
         for text in notice_texts(notices):
             show(NoticeEvent(text=text))
         model, notify = manifest.backbone, as_notices(show)

@@ -7,9 +7,8 @@ import typer
 
 from overture.cli.options import Given, JsonOption, SetOption, StoreOption, flag, store_root, with_flags
 from overture.cli.out import console, loading, say, show_notes, show_text
-from overture.cli.progress import display
+from overture.cli.progress import stoppable
 from overture.cli.report import sentence, show_next, tune_from, verdict_style
-from overture.cli.stop import StopRequest
 from overture.cli.tables import Column, show_table
 from overture.cli.tune import BACKBONE, LENGTH, METHOD, PLACE, tell
 from overture.jobs.run.request import TuneConfig, resolved
@@ -48,7 +47,8 @@ def command(
     config = validated(MetaConfig, given.of(MetaConfig), "overture meta")
     requests = [resolved(TuneConfig, path, given.of(TuneConfig), settings or []) for path in (*tasks, *(unseen or []))]
     kept, name = Store(root, say), name or f"{requests[0].task.name}-meta"
-    agreed_to_learn(requests[: len(tasks)], requests[len(tasks) :], kept, name)
+    seen, held_out = requests[: len(tasks)], requests[len(tasks) :]
+    agreed_to_learn(seen, held_out, kept, name)
     for request in requests:
         check_early(request, kept)
     check_writable(kept.root)
@@ -56,17 +56,8 @@ def command(
 
     from overture.jobs.transfer.meta import meta
 
-    show = display()
-    with StopRequest("stopping after this visit; press Ctrl-C again to stop at once") as stop, show.live():
-        result = meta(
-            requests[: len(tasks)],
-            kept,
-            name,
-            config,
-            unseen=requests[len(tasks) :],
-            listener=show,
-            is_stop_asked=stop,
-        )
+    with stoppable(after="visit") as (show, stop):
+        result = meta(seen, kept, name, config, unseen=held_out, listener=show, is_stop_asked=stop)
     tell(result, store, is_json, _show)
 
 

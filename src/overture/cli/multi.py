@@ -7,9 +7,8 @@ import typer
 
 from overture.cli.options import Given, JsonOption, SetOption, StoreOption, flag, store_root, with_flags
 from overture.cli.out import console, loading, say, show_notes, show_text
-from overture.cli.progress import display
+from overture.cli.progress import stoppable
 from overture.cli.report import asking, sentence, show_next, verdict_style
-from overture.cli.stop import StopRequest
 from overture.cli.tables import Column, show_table
 from overture.cli.tune import BACKBONE, LENGTH, PLACE, tell
 from overture.jobs.run.request import TuneConfig, resolved
@@ -72,8 +71,7 @@ def command(
 
     from overture.jobs.transfer.multi import multi
 
-    show = display()
-    with StopRequest("stopping after this step; press Ctrl-C again to stop at once") as stop, show.live():
+    with stoppable() as (show, stop):
         result = multi(requests, kept, name, config, teachers=teacher or [], listener=show, is_stop_asked=stop)
     tell(result, store, is_json, _show)
 

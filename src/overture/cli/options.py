@@ -48,6 +48,10 @@ PromptArgument = Annotated[
         metavar="PROMPT", help="A prompt: its name, name@version, or its folder.", autocompletion=stored_names
     ),
 ]
+RowsTaskArgument = Annotated[
+    Path | None,
+    typer.Argument(metavar="TASK.yaml", help="Says where the rows are; the prompt's own run says it if not given."),
+]
 DriftOption = Annotated[
     bool,
     typer.Option(
@@ -279,4 +283,8 @@ DOUBT_FLAGS = (flag(Doubt, "coverage"), flag(Doubt, "abstain"))
 SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Set any key of the task file, such as train.lr=0.01. Repeatable."),
+]
+TrainSetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Any other option, such as train.epochs=10. Repeatable."),
 ]

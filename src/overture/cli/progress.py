@@ -3,11 +3,12 @@
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from overture.cli.out import is_quiet, is_verbose, new_notes, say, seconds_text, show_text, wrapped
+from overture.cli.stop import StopRequest
 from overture.core.records.events import (
     CellEvent,
     DivergedEvent,
@@ -48,6 +49,24 @@ def display() -> Display:
     if is_quiet():
         return Silent()
     return Bars() if sys.stderr.isatty() else Lines()
+
+
+@contextmanager
+def live_display() -> Iterator[Display]:
+    """A display that is live within the block."""
+    show = display()
+    with show.live():
+        yield show
+
+
+@contextmanager
+def stoppable(after: str = "step") -> Iterator[tuple[Display, StopRequest]]:
+    """A live display, and whether Ctrl-C has asked the work to stop; it then ends after its current `after`."""
+    with (
+        StopRequest(f"stopping after this {after}; press Ctrl-C again to stop at once") as stop,
+        live_display() as show,
+    ):
+        yield show, stop
 
 
 def lasting_line(event: Event) -> str:

@@ -1,6 +1,5 @@
 """``overture prune``: keep what a prompt needs, train it again from its start."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -9,6 +8,7 @@ from overture.cli.options import (
     Given,
     JsonOption,
     PromptArgument,
+    RowsTaskArgument,
     StoreOption,
     flag,
     store_flag,
@@ -16,7 +16,7 @@ from overture.cli.options import (
     with_flags,
 )
 from overture.cli.out import console, emit, loading, show_notes, show_text
-from overture.cli.progress import display
+from overture.cli.progress import live_display
 from overture.cli.report import asking, interval_text, sentence, show_next, verdict_style
 from overture.cli.tables import Column, show_table
 from overture.jobs.distil.options import PruneConfig
@@ -29,10 +29,7 @@ if TYPE_CHECKING:
 def command(
     prompt: PromptArgument,
     given: Given,
-    task: Annotated[
-        Path | None,
-        typer.Argument(metavar="TASK.yaml", help="Says where the rows are; the prompt's own run says it if not given."),
-    ] = None,
+    task: RowsTaskArgument = None,
     name: Annotated[str | None, typer.Option(help="The pruned prompt's name; PROMPT-pruned if not given.")] = None,
     store: StoreOption = None,
     is_json: JsonOption = False,
@@ -49,8 +46,7 @@ def command(
 
     from overture.jobs.distil.prune import prune
 
-    show = display()
-    with show.live():
+    with live_display() as show:
         result = prune(prompt, kept, config, task=task, name=name, listener=show)
     if is_json:
         emit(result.dump())

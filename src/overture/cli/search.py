@@ -193,7 +193,7 @@ def lr_command(
     """Find the learning rate: a few dozen steps at growing rates on a prompt that is thrown away."""
     root = store_root(store)
 
-    from overture.cli.progress import display
+    from overture.cli.progress import live_display
     from overture.core.config import validated
     from overture.data.write import check_replaced
     from overture.jobs.run.early import check_early
@@ -210,8 +210,7 @@ def lr_command(
 
     from overture.jobs.search.lr import lr
 
-    show = display()
-    with show.live():
+    with live_display() as show:
         result = lr(request, kept, config, out=chart, listener=show)
     if is_json:
         emit(result.dump())

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, cast
 
 from overture.cli.options import JsonOption, PromptArgument, StoreOption, store_flag, store_root
 from overture.cli.out import console, emit, loading, say, show_text
-from overture.cli.progress import display
+from overture.cli.progress import live_display
 from overture.cli.report import show_next, tune_from
 from overture.cli.tables import Column, show_table
 from overture.core.records.events import as_progress
@@ -26,8 +26,7 @@ def command(prompt: PromptArgument, store: StoreOption = None, is_json: JsonOpti
 
     from overture.jobs.transfer.similar import similar
 
-    show = display()
-    with show.live():
+    with live_display() as show:
         result = similar(prompt, kept, as_progress(show))
     if is_json:
         emit(result.dump())

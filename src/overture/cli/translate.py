@@ -1,6 +1,5 @@
 """``overture translate``: a soft prompt as words."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -9,6 +8,7 @@ from overture.cli.options import (
     Given,
     JsonOption,
     PromptArgument,
+    RowsTaskArgument,
     StoreOption,
     flag,
     store_flag,
@@ -34,10 +34,7 @@ _FLAGS = (*_SIZES, "scaled", "baselines", "second_model", "seed")
 def command(
     prompt: PromptArgument,
     given: Given,
-    task: Annotated[
-        Path | None,
-        typer.Argument(metavar="TASK.yaml", help="Says where the rows are; the prompt's own run says it if not given."),
-    ] = None,
+    task: RowsTaskArgument = None,
     name: Annotated[str | None, typer.Option(help="The new prompt's name; PROMPT-words if not given.")] = None,
     store: StoreOption = None,
     is_json: JsonOption = False,
@@ -55,11 +52,10 @@ def command(
     kept = checked_store(root, prompt, name, task)
     loading()
 
-    from overture.cli.progress import display
+    from overture.cli.progress import live_display
     from overture.jobs.wording.translate import translate
 
-    show = display()
-    with show.live():
+    with live_display() as show:
         result = translate(prompt, kept, config, task=task, name=name, listener=show)
     if is_json:
         emit(result.dump())

@@ -30,7 +30,7 @@ def command(
     is_json: JsonOption = False,
 ) -> None:
     """Propose label words from the training rows; measure them on validation rows, without training."""
-    from overture.cli.progress import display
+    from overture.cli.progress import live_display
     from overture.core.config import validated
     from overture.engine.options import check_source
     from overture.jobs.run.early import read_early
@@ -45,14 +45,8 @@ def command(
 
     from overture.jobs.search import words as study
 
-    show = display()
-    with show.live():
-        result = study.words(
-            request.task,
-            config,
-            progress=as_progress(show),
-            notify=as_notices(show),
-        )
+    with live_display() as show:
+        result = study.words(request.task, config, progress=as_progress(show), notify=as_notices(show))
     if is_json:
         emit(result.dump())
     else:
