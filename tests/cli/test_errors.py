@@ -59,6 +59,14 @@ DATA = {
     "not JSON": ("text\n", "not JSON"),
     "unknown label": ('{"text": "a", "label": "god"}\n{"text": "b", "label": "bad"}\n', "did you mean 'good'"),
     "missing field": ('{"txt": "a", "label": "good"}\n{"txt": "b", "label": "bad"}\n', "no field 'text'"),
+    "fix of a missing field": (
+        '{"body": "a", "label": "good"}\n{"body": "b", "label": "bad"}\n',
+        "the fields are body, label; rename one to 'text', or name another in template",
+    ),
+    "fix of a missing label": (
+        '{"text": "a", "labl": "good"}\n{"text": "b", "labl": "bad"}\n',
+        "did you mean 'labl'? the fields are text, labl; rename it to 'label', or name another in label_field",
+    ),
 }
 
 

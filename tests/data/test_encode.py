@@ -186,7 +186,7 @@ def test_prediction_needs_no_label(make_task, tokenizer):
     assert items[1].input_ids == (256, ord("b"))
     assert items[1].target.candidates is encoder.candidates
     assert problems(lambda: encoder.encode_fields([{"text": "a"}, {"txt": "b"}])) == [
-        "input:2: no field 'text' (did you mean 'txt'?)"
+        "input:2: no field 'text' (did you mean 'txt'? the fields are txt; rename it to 'text')"
     ]
 
 

@@ -8,6 +8,9 @@ from typing import Any
 from overture.core.errors import Problem
 from overture.data.values import as_text, kind
 
+_MAX_LISTED = 20
+"""Fields that an error lists."""
+
 
 @dataclass(frozen=True, slots=True)
 class Row:
@@ -33,10 +36,20 @@ class Row:
         return f"{self.file}:{self.line}"
 
 
-def missing_field(name: str, where: str, known: Sequence[str]) -> Problem:
-    """The problem of a missing field; names the nearest known one."""
+def missing_field(name: str, where: str, known: Sequence[str], option: str = "") -> Problem:
+    """The problem of a missing field.
+
+    Args:
+        name: of the field.
+        where: the row or the file.
+        known: the fields that are there; the nearest one is suggested.
+        option: of the task file, where it can name another field.
+    """
     near = difflib.get_close_matches(name, known, 1)
-    return Problem(where, f"no field {name!r}", f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}")
+    listed = ", ".join(known[:_MAX_LISTED]) + (", ..." if len(known) > _MAX_LISTED else "")
+    guess = f"did you mean {near[0]!r}? " if near else ""
+    rename = f"rename {'it' if near else 'one'} to {name!r}" + (f", or name another in {option}" if option else "")
+    return Problem(where, f"no field {name!r}", f"{guess}the fields are {listed}; {rename}" if known else "")
 
 
 def broken_text(name: str, text: str, row: Row) -> list[Problem]:

@@ -73,7 +73,7 @@ def load_splits(task: Task) -> Splits:
     for name in task.spec.optional_fields(task):
         # Rows may lack a field that the task file names, but not all of them.
         if all_rows and not any(name in row.fields for row in all_rows):
-            problems.append(missing_field(name, all_rows[0].file, list(all_rows[0].fields)))
+            problems.append(_missing_everywhere(task, name, all_rows[0]))
     _raise_any(problems, _fix(task, problems, all_rows, notices))
 
     sampled = _sampled(task, _drawn(task, without_repeats(task, rows_of, notices)), notices)
@@ -95,8 +95,16 @@ def load_splits(task: Task) -> Splits:
 def _problems_of(task: Task, rows: list[Row]) -> list[Problem]:
     """Problems of the rows of a split; a field that no row has is one problem, not one for each row."""
     nowhere = [n for n in (*task.columns, *task.target_fields) if not any(n in row.fields for row in rows)]
-    problems = [missing_field(name, rows[0].file, list(rows[0].fields)) for name in nowhere if rows]
+    problems = [_missing_everywhere(task, name, rows[0]) for name in nowhere if rows]
     return problems + [problem for row in rows for problem in row_problems(task, row, skip=nowhere)]
+
+
+def _missing_everywhere(task: Task, name: str, first: Row) -> Problem:
+    """The problem of a field that no row has, with the option that names it."""
+    settings = {"label_field": task.label_field, "answer_field": task.answer_field}
+    settings |= {f"options.{key}": value for key, value in task.kind_options}
+    options = ["template"] if name in task.columns else [key for key, value in settings.items() if value == name]
+    return missing_field(name, first.file, list(first.fields), (options or [""])[0])
 
 
 def _raise_any(problems: list[Problem], fix: str = "") -> None:
