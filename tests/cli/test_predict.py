@@ -148,7 +148,7 @@ def test_bad_rows_are_kept_left_out_or_fatal(prompts, overture):
     done = overture("predict", prompts["one"], "rows.csv", "-o", "null.csv", "--on-error", "null")
     assert done.code == 0
     rows = table("null.csv")
-    assert [row["id"] for row in rows] == ["1", "2", "3", "", "5"]
+    assert [row["id"] for row in rows] == ["1", "2", "3", "4", "5"]
     assert [bool(row["label"]) for row in rows] == [True, False, False, False, True]
     assert [bool(row["error"]) for row in rows] == [False, True, True, True, False]
     for line in (3, 4, 5):
@@ -165,6 +165,23 @@ def test_bad_rows_are_kept_left_out_or_fatal(prompts, overture):
     assert not Path("fail.csv").exists()
     assert any("rows.csv:3" in problem for problem in failed.json["problems"])
     assert not list(Path().glob(".overture-tmp*"))
+
+
+def test_cells_of_rows_with_too_few_or_too_many_are_kept(prompts, overture):
+    Path("rows.csv").write_text("id,Body,plan\n1,fine,pro\n2,poor\n3,a, b,pro\n")
+    assert overture("predict", prompts["one"], "rows.csv", "-o", "out.csv").code == 0
+    cells = [[row[name] for name in ("id", "Body", "plan", "column_4")] for row in table("out.csv")]
+    assert cells == [["1", "fine", "pro", ""], ["2", "poor", "", ""], ["3", "a", " b", "pro"]]
+    assert [bool(row["error"]) for row in table("out.csv")] == [False, True, True]
+
+
+@pytest.mark.parametrize("text", ["id;Body\n1;fine\n2;poor\n", "1;fine\n2;poor\n3;fine\n4;poor\n"])
+def test_notices_name_no_options_of_task_files(prompts, overture, text):
+    Path("rows.csv").write_text(text)
+    done = overture("predict", prompts["one"], "rows.csv", "-o", "out.csv")
+    assert "semicolons" in done.err
+    assert ".jsonl" in done.err
+    assert "data." not in done.err
 
 
 def test_a_row_too_long_stops_all_only_where_asked(prompts, overture):

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from overture.core.errors import DataError, Problem
-from overture.core.records.data import notice_texts
+from overture.core.records.data import DataNotice, notice_texts
 from overture.data.formats.media_folders import media_files
+from overture.data.formats.options import FileOptions
 from overture.data.formats.registry import container_of
 from overture.data.media.read import SUFFIXES as MEDIA_SUFFIXES
 from overture.data.media.read import modality_of
@@ -206,11 +207,20 @@ def _of_file(path: Path, tasks: Sequence[Task]) -> Inputs:
     if len(lines) < len(problems) or _is_cut_off(path, table, lines):
         raise DataError("the data cannot be read", where=str(path), problems=problems)
     root = str(folder_of(str(path)))
-    rows = [Row(fields, line, str(path), root) for fields, line in zip(table.rows, table.lines, strict=True)]
-    bad_rows = [Row({}, line, str(path)) for line in lines]
-    rows = sorted([*rows, *bad_rows], key=lambda row: row.line) if bad_rows else rows
-    by_index = {index: [lines[row.line]] for index, row in enumerate(rows) if not row.fields and row.line in lines}
-    return Inputs("file", rows, by_index, notices=notice_texts(table.notices))
+    rows = [(Row(fields, line, str(path), root), False) for fields, line in zip(table.rows, table.lines, strict=True)]
+    bad_rows = [(Row(dict(table.misfits.get(line, {})), line, str(path)), True) for line in lines]
+    rows = sorted([*rows, *bad_rows], key=lambda pair: pair[0].line) if bad_rows else rows
+    by_index = {index: [lines[row.line]] for index, (row, is_bad) in enumerate(rows) if is_bad}
+    return Inputs("file", [row for row, _ in rows], by_index, notices=notice_texts(map(_for_a_file, table.notices)))
+
+
+def _for_a_file(notice: DataNotice) -> DataNotice:
+    """A notice without options of task files, which a command on a file cannot be given."""
+    parts = notice.done.split("; ")
+    kept = [part for part in parts if not any(f"data.{option}" in part for option in FileOptions.model_fields)]
+    if len(kept) == len(parts):
+        return notice
+    return notice.model_copy(update={"done": "; ".join([*kept, "if that is wrong, save the rows as .jsonl"])})
 
 
 def _line_of(problem: Problem, path: Path) -> int | None:

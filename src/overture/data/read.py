@@ -53,6 +53,7 @@ class Table:
         names: the names of numbered labels, by field, where the file holds them; the rows have the names.
         settings: options that were guessed and that a task file should state.
         notices: what was assumed, left out or mended.
+        misfits: the cells of rows with too few or too many, as fields, by line; such rows are among the problems.
     """
 
     rows: Records = field(default_factory=list)
@@ -63,6 +64,7 @@ class Table:
     names: Mapping[str, Sequence[str]] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
     notices: list[DataNotice] = field(default_factory=list)
+    misfits: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)
 
     def numbered(self, name: str) -> Records:
         """The rows with the numbers of a field's labels in place of their names."""
@@ -200,6 +202,7 @@ def _table(items: list[Item], source: Source, format: str, is_plain: bool = Fals
         source.names,
         source.settings,
         source.notices.records(),
+        source.misfits,
     )
 
 

@@ -41,6 +41,7 @@ class Source:
         notices: everything that was assumed, dropped or mended.
         settings: options that were guessed and that a task file should state.
         names: the names of numbered labels, by field, where the file holds them.
+        misfits: the cells of rows with too few or too many, as fields, by line.
     """
 
     file: str
@@ -50,6 +51,7 @@ class Source:
     notices: Notices = field(default_factory=Notices)
     settings: Record = field(default_factory=dict)
     names: dict[str, Sequence[str]] = field(default_factory=dict)
+    misfits: dict[int, Record] = field(default_factory=dict)
 
     @property
     def name(self) -> str:

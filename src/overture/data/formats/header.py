@@ -66,11 +66,14 @@ def with_names(names: Sequence[str], rows: _Lines, source: Source) -> list[Item]
         source.problem(1, what, fix)
         return []
     fitting = [(line, record) for line, record in rows if len(record) == len(names)]
+    columns = _columns(names, fitting, source)
     for line, record in rows:
         if len(record) != len(names):
             what = f"{len(record)} column{'' if len(record) == 1 else 's'}"
             source.problem(line, what, f"the first line has {len(names)}; quote texts that hold the separator")
-    columns = _columns(names, fitting, source)
+            known = {name: record[i] for i, name in columns.items() if i < len(record)}
+            surplus = {f"column_{i + 1}": record[i] for i in range(len(names), len(record))}
+            source.misfits[line] = known | surplus | known
     return [Item({name: record[i] for i, name in columns.items()}, line) for line, record in fitting]
 
 
