@@ -140,9 +140,9 @@ def test_measures_are_those_of_the_model_with_each_memory(inside, backbone) -> N
 def test_held_out_conversations_are_new(inside) -> None:
     talks = inside._talks("trained", 6)
     known = {talk.trained.answer_ids for talk in talks[:4]}
-    assert inside._new(talks, talks[:4]) == [talk for talk in talks if talk.trained.answer_ids not in known]
+    assert inside._unseen(talks, talks[:4]) == [talk for talk in talks if talk.trained.answer_ids not in known]
     with pytest.raises(DataError, match="no held-out conversation differs"):
-        inside._new(talks, talks)
+        inside._unseen(talks, talks)
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from overture.core.records.cells import Account, DivergedCell, Key, Ledger, RowC
 from overture.core.records.training import EpochRecord
 from overture.data.row import Row
 from overture.data.task import Task
-from overture.jobs.compare.budget import Least, Speed, check_least, chosen_plan
+from overture.jobs.compare.budget import SmallestComparison, Speed, check_smallest, chosen_plan
 from overture.jobs.compare.cells import ordered
 from overture.train.options import TrainConfig
 
@@ -167,21 +167,23 @@ SLOW = Speed(fixed=60.0, read=0.0, step=0.0, validate=0.0, score=1.0)
 
 def test_a_budget_is_refused_after_the_first_way_where_that_is_certain() -> None:
     """Five ways that score 200 rows at a second each cannot fit into ten minutes, whatever the others take to train."""
-    least = Least(size=16, num_ways=5, num_test=200)
+    smallest = SmallestComparison(size=16, num_ways=5, num_test=200)
     with pytest.raises(ConfigError) as raised:
-        check_least(600.0, {"a": SLOW}, {"a": 60.0}, spent=20.0, least=least)
+        check_smallest(600.0, {"a": SLOW}, {"a": 60.0}, spent=20.0, smallest=smallest)
     # (600 - 80) / 5 rows a way fit; the whole takes 18 minutes.
     assert "data.test_rows=104" in raised.value.fix
     assert "--budget 22" in raised.value.fix
     assert "18 minutes" in raised.value.wanted
     # The fix fits.
-    check_least(600.0, {"a": SLOW}, {"a": 60.0}, spent=20.0, least=Least(16, 5, 104))
-    check_least(22 * 60.0, {"a": SLOW}, {"a": 60.0}, spent=20.0, least=least)
+    check_smallest(600.0, {"a": SLOW}, {"a": 60.0}, spent=20.0, smallest=SmallestComparison(16, 5, 104))
+    check_smallest(22 * 60.0, {"a": SLOW}, {"a": 60.0}, spent=20.0, smallest=smallest)
 
 
 def test_fewer_test_rows_are_proposed_only_where_they_help() -> None:
     trained = {"a": SLOW, "b": SLOW}
     with pytest.raises(ConfigError) as raised:
-        check_least(600.0, trained, dict.fromkeys(trained, 400.0), spent=20.0, least=Least(16, 2, 48))
+        check_smallest(
+            600.0, trained, dict.fromkeys(trained, 400.0), spent=20.0, smallest=SmallestComparison(16, 2, 48)
+        )
     assert "test_rows" not in raised.value.fix
     assert "--budget" in raised.value.fix

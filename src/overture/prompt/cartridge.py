@@ -30,14 +30,14 @@ class Cartridge(PromptModule):
     def __init__(self, start: LayerMemory, place: Place, frozen: int) -> None:
         super().__init__()
         self.place = place
-        both = torch.stack([start.keys, start.values]).detach().float()
-        self.register_buffer("sink", both[:, :, :, :frozen].clone())
-        self.values = torch.nn.Parameter(both[:, :, :, frozen:].clone())
+        stacked = torch.stack([start.keys, start.values]).detach().float()
+        self.register_buffer("sink", stacked[:, :, :, :frozen].clone())
+        self.values = torch.nn.Parameter(stacked[:, :, :, frozen:].clone())
 
     def injection(self) -> Injection:
         """The sink and, behind it, the trained columns."""
-        both = torch.cat([self.sink, self.values], dim=3)
-        return Injection(memory=Memory(LayerMemory(both[0], both[1]), self.place))
+        stacked = torch.cat([self.sink, self.values], dim=3)
+        return Injection(memory=Memory(LayerMemory(stacked[0], stacked[1]), self.place))
 
 
 def build(request: Request) -> Cartridge:

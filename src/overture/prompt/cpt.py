@@ -21,9 +21,9 @@ vectors, without the examples' tokens and their roles: peft's files of type CPT 
 leave for peft as plain vectors.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import zip_longest
+from itertools import chain, zip_longest
 
 import torch
 from torch import Tensor
@@ -94,7 +94,11 @@ def build(request: Request) -> ContextPrompt:
     groups = _examples(source.examples, tuple(source.encode(SEPARATOR)), source.bos_ids)
     examples = chosen(groups, request, options.num_examples)
     ids = [token for example in examples for token in example.ids]
-    shares = [share for example in examples for share in _radii(example, options)]
+    shares: list[float] = []
+    for example in examples:
+        shares += [options.epsilon if is_text else options.format_epsilon for is_text in example.is_text]
+        # The label and the empty line move as little as the template.
+        shares += [options.format_epsilon] * (len(example.ids) - len(example.is_text))
     start = source.embed(ids).detach().float().clone()
     radius = start.new_tensor(shares)[:, None] * source.embedding_norm
     return ContextPrompt(start, radius, targets_of(examples, options))
@@ -110,7 +114,7 @@ def chosen(groups: Sequence[list[Example]], request: Request, count: int) -> lis
         random.shuffle(group)
     room = request.length - len(bos)
     examples: list[Example] = []
-    for example in _in_turns(groups):
+    for example in filter(None, chain.from_iterable(zip_longest(*groups))):
         if len(examples) < count and len(example.ids) <= room:
             examples.append(example)
             room -= len(example.ids)
@@ -172,14 +176,3 @@ def _gold(row: Encoded) -> tuple[int, ...]:
         return row.answer_ids or ()
     candidates, label = row.target.candidates, row.target.label
     return () if label is None else candidates.words[candidates.label_of.index(label)]
-
-
-def _in_turns(groups: Sequence[list[Example]]) -> Iterator[Example]:
-    for turn in zip_longest(*groups):
-        yield from (example for example in turn if example is not None)
-
-
-def _radii(example: Example, options: CptOptions) -> list[float]:
-    rest = len(example.ids) - len(example.is_text)
-    shares = [options.epsilon if is_text else options.format_epsilon for is_text in example.is_text]
-    return [*shares, *[options.format_epsilon] * rest]

@@ -53,15 +53,18 @@ def start_of(config: PromptConfig, source: PromptSource, seed: int) -> tuple[Ten
         return states[0], source.memory_of_layers(states).map(torch.Tensor.detach), states
     start = INITS[config.init](config.length, config.init_text, source, seed)
     if config.init == "text" and config.place == "memory":
-        start = _begun(start, source)
-    memory = _zero_memory(config.length, source) if config.init == "zero" else None
+        start = _behind_start_tokens(start, source)
+    memory = None
+    if config.init == "zero":
+        zeros = torch.zeros(source.num_layers, source.num_heads, config.length, source.head_dim)
+        memory = LayerMemory(zeros, zeros)
     return start.detach().float().clone(), memory, None
 
 
-def _begun(text_PD: Tensor, source: PromptSource) -> Tensor:
-    """A text as it begins a sequence: behind the token that the model expects there, as long as before.
+def _behind_start_tokens(text_PD: Tensor, source: PromptSource) -> Tensor:
+    """The text's vectors behind the model's start tokens, in the same length.
 
-    Attention rests on that token; without it `cartridge` would freeze an ordinary one in its place.
+    Attention rests on the first token; without a start token `cartridge` would freeze one of the text's own.
     """
     bos = list(source.bos_ids)
     return torch.cat([source.embed(bos).to(text_PD), text_PD[: -len(bos)]]) if 0 < len(bos) < len(text_PD) else text_PD
@@ -101,11 +104,6 @@ def _stored(config: PromptConfig, source: PromptSource, seed: int) -> tuple[Tens
 def _zero(length: int, text: str, source: PromptSource, seed: int) -> Tensor:
     del text, seed
     return torch.zeros(length, source.hidden_size)
-
-
-def _zero_memory(length: int, source: PromptSource) -> LayerMemory:
-    zeros = torch.zeros(source.num_layers, source.num_heads, length, source.head_dim)
-    return LayerMemory(zeros, zeros)
 
 
 def _random(length: int, text: str, source: PromptSource, seed: int) -> Tensor:

@@ -48,19 +48,20 @@ class _WithLabels(PromptModule):
         head = None if self.label_bias is None else LabelHead(self.label_bias)
         return replace(injection, labels=self.labels, head=head, read_at=self.read_at)
 
-    def _own(self) -> dict[str, Tensor]:
+    def _label_values(self) -> dict[str, Tensor]:
         values: dict[str, Tensor] = {"labels": self.labels}
         return values if self.label_bias is None else values | {"label_bias": self.label_bias}
 
     def trainable(self) -> dict[str, Tensor]:
         """The method's values, the label vectors and their biases."""
         inner = self.method.trainable() if self.method else {}
-        return {**self._own(), **{_INNER + name: value for name, value in inner.items()}}
+        return {**self._label_values(), **{_INNER + name: value for name, value in inner.items()}}
 
     def rates(self) -> dict[str, float]:
         """The method's, and the label vectors' own."""
         inner = self.method.rates() if self.method else {}
-        return {**dict.fromkeys(self._own(), self.label_rate), **{_INNER + name: rate for name, rate in inner.items()}}
+        rates = dict.fromkeys(self._label_values(), self.label_rate)
+        return rates | {_INNER + name: rate for name, rate in inner.items()}
 
     def averaging(self) -> Averaging | None:
         """The method's."""

@@ -95,9 +95,9 @@ class Method:
     @property
     def formula_text(self) -> str:
         """The formula with its variants, and what its own letters stand for."""
-        shown = "; ".join([self.formula, *(f"{case}: {formula}" for case, formula in self.variants.items())])
+        formulas = "; ".join([self.formula, *(f"{case}: {formula}" for case, formula in self.variants.items())])
         letters = ", ".join(f"{letter} {name}" for letter, name in self.letters.items())
-        return f"{shown} ({letters})" if letters else shown
+        return f"{formulas} ({letters})" if letters else formulas
 
     def share(self, length: int) -> float:
         """How much of its learning rate a prompt of this length takes."""

@@ -67,10 +67,10 @@ def add_file(methods: dict[str, Method], path: Path) -> list[str]:
         raise ConfigError(
             "the plug-in cannot be loaded", where=f"{path}:{line}", got=f"{type(error).__name__}: {error}"
         ) from error
-    given = getattr(module, "METHODS", None) or getattr(module, "METHOD", None)
+    exported = getattr(module, "METHODS", None) or getattr(module, "METHOD", None)
     records = [
         replace(record, module=record.module or module.__name__, plugin=path.name)
-        for record in _records(given, str(path))
+        for record in _records(exported, str(path))
     ]
     if missing := [
         record.name
@@ -110,13 +110,13 @@ def _of_entry_point(point: EntryPoint) -> Iterator[Method]:
         )
 
 
-def _records(given: Any, where: str) -> list[Method]:
-    records = list(given) if isinstance(given, Iterable) else [given]
+def _records(exported: Any, where: str) -> list[Method]:
+    records = list(exported) if isinstance(exported, Iterable) else [exported]
     if not records or not all(isinstance(record, Method) for record in records):
         raise ConfigError(
             "the plug-in names no method",
             where=where,
-            got=type(given).__name__,
+            got=type(exported).__name__,
             wanted="METHOD, an overture.prompt.method.Method, or METHODS, several of them",
         )
     problems = [Problem(str(record.name), what) for record in records if (what := _mistake(record))]
@@ -138,11 +138,11 @@ def _mistake(record: Method) -> str:
 
 
 def _add(methods: dict[str, Method], records: list[Method], where: str) -> None:
-    taken = [
+    clashes = [
         Problem(record.name, f"is a method of {methods[record.name].plugin or 'Overture'} already", "take another name")
         for record in records
         if record.name in methods and methods[record.name].module != record.module
     ]
-    if taken:
-        raise ConfigError("a plug-in cannot replace a method", where=where, problems=taken)
+    if clashes:
+        raise ConfigError("a plug-in cannot replace a method", where=where, problems=clashes)
     methods.update({record.name: record for record in records})

@@ -45,15 +45,15 @@ class MlpPrefixMemory(PromptModule):
     def __init__(self, start: LayerMemory, place: Place, width: int, generator: torch.Generator) -> None:
         super().__init__()
         self.place = place
-        both = torch.stack([start.keys, start.values]).detach().float().clone()
-        self.register_buffer("start", both)
-        num_out = both.numel() // start.length
-        self.code = torch.nn.Parameter(torch.randn(start.length, width, generator=generator).to(both))
+        stacked = torch.stack([start.keys, start.values]).detach().float().clone()
+        self.register_buffer("start", stacked)
+        num_out = stacked.numel() // start.length
+        self.code = torch.nn.Parameter(torch.randn(start.length, width, generator=generator).to(stacked))
         inner = torch.randn(width, width, generator=generator) / width**0.5
-        self.inner_weight = torch.nn.Parameter(inner.to(both))
-        self.inner_bias = torch.nn.Parameter(both.new_zeros(width))
-        self.outer_weight = torch.nn.Parameter(both.new_zeros(num_out, width))
-        self.outer_bias = torch.nn.Parameter(both.new_zeros(num_out))
+        self.inner_weight = torch.nn.Parameter(inner.to(stacked))
+        self.inner_bias = torch.nn.Parameter(stacked.new_zeros(width))
+        self.outer_weight = torch.nn.Parameter(stacked.new_zeros(num_out, width))
+        self.outer_bias = torch.nn.Parameter(stacked.new_zeros(num_out))
 
     def injection(self) -> Injection:
         """The start plus what the MLP adds."""

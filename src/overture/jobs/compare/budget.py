@@ -15,7 +15,7 @@ _FEW_TEST_ROWS = 30
 
 
 @dataclass(frozen=True, slots=True)
-class Least:
+class SmallestComparison:
     """The smallest comparison that a request can be cut to.
 
     Args:
@@ -92,7 +92,7 @@ def chosen_plan(sizes: Sequence[int], seeds: int, is_tuned: bool, budget: float,
         seconds: what (sizes, seeds, tuned) would take.
 
     Raises:
-        ConfigError: nothing fits; `check_least` says so earlier, with a fix.
+        ConfigError: nothing fits; `check_smallest` says so earlier, with a fix.
     """
     options = [
         (sizes[:count], num_seeds, tuned)
@@ -105,8 +105,8 @@ def chosen_plan(sizes: Sequence[int], seeds: int, is_tuned: bool, budget: float,
         raise _too_small(budget, seconds(sizes[:1], 1, False), sizes[0], "")
 
     def rank(option: tuple[Sequence[int], int, bool]) -> tuple[int, bool, int, int, int]:
-        kept, num_seeds, tuned = option
-        return min(num_seeds, _FEW_SEEDS), tuned, min(num_seeds, _ENOUGH_SEEDS), len(kept), num_seeds
+        chosen_sizes, num_seeds, tuned = option
+        return min(num_seeds, _FEW_SEEDS), tuned, min(num_seeds, _ENOUGH_SEEDS), len(chosen_sizes), num_seeds
 
     kept, num_seeds, tuned = max(fitting, key=rank)
     missing = [f"{size} rows" for size in sizes[len(kept) :]]
@@ -120,8 +120,8 @@ def chosen_plan(sizes: Sequence[int], seeds: int, is_tuned: bool, budget: float,
     return Plan(sizes=tuple(kept), seeds=num_seeds, is_tuned=tuned, seconds=expected, left_out=tuple(left_out))
 
 
-def check_least(
-    budget: float, speeds: Mapping[str, Speed], left: Mapping[str, float], spent: float, least: Least
+def check_smallest(
+    budget: float, speeds: Mapping[str, Speed], left: Mapping[str, float], spent: float, smallest: SmallestComparison
 ) -> None:
     """Refuse a budget as soon as it is known to be too small, with what would fit.
 
@@ -130,21 +130,21 @@ def check_least(
         speeds: way -> its speed, of the ways that were timed so far.
         left: way -> seconds of its smallest comparison, of those ways, without scoring.
         spent: seconds that loading and timing took.
-        least: the smallest comparison: its size, numbers of ways and of test rows.
+        smallest: the smallest comparison.
 
     Raises:
         ConfigError: the ways that were timed take longer, though every other took no more than the fastest of them.
     """
     # A way that was not timed scores the test rows at least.
-    untimed = (least.num_ways - len(speeds)) * min(speed.score for speed in speeds.values())
+    untimed = (smallest.num_ways - len(speeds)) * min(speed.score for speed in speeds.values())
     scoring = untimed + sum(speed.score for speed in speeds.values())
     fixed = spent + sum(left.values())
-    seconds = fixed + scoring * least.num_test
+    seconds = fixed + scoring * smallest.num_test
     if seconds <= budget:
         return
     num_test = math.floor((budget - fixed) / scoring) if scoring else 0
-    fix = f"--set data.test_rows={num_test}, or " if _FEW_TEST_ROWS <= num_test < least.num_test else ""
-    raise _too_small(budget, seconds, least.size, fix)
+    fix = f"--set data.test_rows={num_test}, or " if _FEW_TEST_ROWS <= num_test < smallest.num_test else ""
+    raise _too_small(budget, seconds, smallest.size, fix)
 
 
 def _too_small(budget: float, least: float, size: int, fix: str) -> ConfigError:

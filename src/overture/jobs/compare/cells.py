@@ -47,7 +47,7 @@ from overture.engine.prompted import PromptedModel
 from overture.evaluate.scoring import Scored, mean_loss, predict, score
 from overture.jobs.compare.ledger import CostMeter
 from overture.jobs.compare.options import CompareConfig
-from overture.jobs.compare.ways import Bench, Made, Way
+from overture.jobs.compare.ways import Bench, BuiltWay, Way
 from overture.jobs.run.early import splits_of
 from overture.jobs.run.work import averaging_of
 from overture.store.store import Store
@@ -255,15 +255,15 @@ def measured(lab: Lab, way: Way, key: Key, rate: float | None) -> Cell:
         UserError: the way does not fit the model or the task.
     """
     meter = CostMeter(lab.bench.backbone.device.type)
-    made, fitted = _trained(lab, way, key, rate, meter, key.title)
+    built, fitted = _trained(lab, way, key, rate, meter, key.title)
     num_rows = {name: len(rows) for name, rows in lab.rows(key.size, key.seed).items()}
     facts: dict[str, Any] = {
         **dict(key),
         "status": fitted.status if fitted else "finished",
         "lr": rate,
         "rows": RowCounts(**num_rows | {"train": key.size}),
-        "trainable": made.num_trainable,
-        "facts": made.facts,
+        "trainable": built.num_trainable,
+        "facts": built.facts,
         "versions": versions(),
         "threads": get_num_threads(),
     }
@@ -273,40 +273,40 @@ def measured(lab: Lab, way: Way, key: Key, rate: float | None) -> Cell:
     if fitted and not fitted.best:
         return DivergedCell(**facts, ledger=meter.ledger())
 
-    served = made.served()
-    with meter.counting(made.backbone):
-        scored = _scored(lab, served, made, meter, key.title)
+    served = built.served()
+    with meter.counting(built.backbone):
+        scored = _scored(lab, served, built, meter, key.title)
     kind = TrainedCell if fitted else BuiltCell
     return kind(
         **facts,
         metrics={"test": scored.metrics(lab.task)},
         predicted=scored.predicted,
         confidences=tuple(round(value, 4) for value in scored.confidence) or None,
-        stored_bytes=made.stored_bytes(),
-        notices=tuple(lab.without_folders(text) for text in dict.fromkeys(made.notices)),
+        stored_bytes=built.stored_bytes(),
+        notices=tuple(lab.without_folders(text) for text in dict.fromkeys(built.notices)),
         ledger=meter.ledger(),
-        base=_model_state(lab, made, served),
+        base=_model_state(lab, built, served),
     )
 
 
 def _trained(
     lab: Lab, way: Way, key: Key, rate: float | None, meter: CostMeter, who: str
-) -> tuple[Made, FitResult | None]:
+) -> tuple[BuiltWay, FitResult | None]:
     rows = lab.rows(key.size, key.seed)
     with meter.on("building"), meter.counting(lab.bench.backbone):
-        made = way.make(lab.bench, rows, key.seed)
-    if made.trainee is None:
-        return made, None
-    with meter.counting(made.backbone):
+        built = way.make(lab.bench, rows, key.seed)
+    if built.trainee is None:
+        return built, None
+    with meter.counting(built.backbone):
         with meter.on("reading"):
-            made.warm(made.rows["train"])
-            made.warm(made.rows["validation"])
+            built.warm(built.rows["train"])
+            built.warm(built.rows["validation"])
         config = way.config.train.with_steps(len(rows["train"]), lab.min_steps).model_copy(update={"lr": rate})
         answers = gold_of(lab.task, rows["validation"])
 
         def validated() -> Validation:
             with meter.on("validation"):
-                scored = score(made.model, made.rows["validation"], lab.task, answers, config.max_tokens)
+                scored = score(built.model, built.rows["validation"], lab.task, answers, config.max_tokens)
                 return Validation(scored.value(lab.task), scored.loss)
 
         def listen(event: Event) -> None:
@@ -314,24 +314,24 @@ def _trained(
             if not isinstance(event, EpochEvent):
                 lab.listener(event)
 
-        with made.backbone.checkpointing(config.gradient_checkpointing), meter.on("training"):
+        with built.backbone.checkpointing(config.gradient_checkpointing), meter.on("training"):
             fitted = Fit(
-                made.trainee,
-                made.rows["train"],
+                built.trainee,
+                built.rows["train"],
                 validated,
                 config,
                 key.seed,
                 events=listen,
                 is_stop_asked=lab.is_stop_asked,
                 who=who,
-                averaging=averaging_of(made.trainee),
+                averaging=averaging_of(built.trainee),
             ).run()
     if fitted.status == "interrupted":
         raise Stopped
-    return made, fitted
+    return built, fitted
 
 
-class _Served:
+class _Serving:
     """A scorer whose replies are booked as serving; its losses are only for the score."""
 
     def __init__(self, scorer: Scorer, meter: CostMeter) -> None:
@@ -343,7 +343,7 @@ class _Served:
             return self._scorer.ask(rows, question)
 
 
-def _scored(lab: Lab, served: Scorer, made: Made, meter: CostMeter, who: str) -> Scored:
+def _scored(lab: Lab, served: Scorer, built: BuiltWay, meter: CostMeter, who: str) -> Scored:
     """Predictions for the test rows, as requests would be served: in batches, with nothing kept."""
 
     def progress(done: int, total: int) -> None:
@@ -353,20 +353,20 @@ def _scored(lab: Lab, served: Scorer, made: Made, meter: CostMeter, who: str) ->
 
     with meter.on("serving"):
         # Work that a way does for every request, such as finding the nearest examples, is a part of serving it.
-        rows = made.rows["test"]
-    task, gold = made.task or lab.task, gold_of(lab.task, lab.splits.test)
+        rows = built.rows["test"]
+    task, gold = built.task or lab.task, gold_of(lab.task, lab.splits.test)
     predict(served, rows[:4], task)
     with meter.on("scoring"):
-        return score(_Served(served, meter), rows, task, gold, progress=progress)
+        return score(_Serving(served, meter), rows, task, gold, progress=progress)
 
 
-def _model_state(lab: Lab, made: Made, served: Scorer) -> ModelState:
+def _model_state(lab: Lab, built: BuiltWay, served: Scorer) -> ModelState:
     """The frozen model afterwards: its weights, the weights that the way has beside them, and unrelated texts."""
     backbone = lab.bench.backbone
     frozen = {value.data_ptr() for value in backbone.model.parameters()}
-    used = list(made.backbone.model.parameters())
+    used = list(built.backbone.model.parameters())
     added = [value for value in used if value.data_ptr() not in frozen]
-    before, after = _perplexities(lab, made, served)
+    before, after = _perplexities(lab, built, served)
     return ModelState(
         is_intact=weights_digest(backbone.model) == lab.digest,
         is_shared=frozen <= {value.data_ptr() for value in used},
@@ -376,10 +376,10 @@ def _model_state(lab: Lab, made: Made, served: Scorer) -> ModelState:
     )
 
 
-def _perplexities(lab: Lab, made: Made, served: Scorer) -> tuple[float | None, float | None]:
+def _perplexities(lab: Lab, built: BuiltWay, served: Scorer) -> tuple[float | None, float | None]:
     """Perplexity of unrelated texts by the model alone and under the way; None of a model that writes no text."""
     backbone = lab.bench.backbone
-    first = made.rows["test"][0]
+    first = built.rows["test"][0]
     if not isinstance(served, PromptedModel) or backbone.family.kind != "decoder" or first.slots:
         return None, None
     bos = tuple(backbone.text.tokenizer.bos_ids)

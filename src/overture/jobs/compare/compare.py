@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pydantic import TypeAdapter
-from torch import get_num_threads
 
 from overture.core.contracts import Executor
 from overture.core.errors import (
@@ -50,7 +49,7 @@ from overture.core.records.events import (
 from overture.core.versions import versions
 from overture.data.task import portable
 from overture.engine.backbone import Backbone
-from overture.jobs.compare.budget import Least, Speed, check_least, chosen_plan
+from overture.jobs.compare.budget import SmallestComparison, Speed, check_smallest, chosen_plan
 from overture.jobs.compare.cells import CellJob, Lab, lab_of, measured, trial
 from overture.jobs.compare.folder import CellFolder, PlanRequest, constant, keys_of
 from overture.jobs.compare.forecast import Forecast
@@ -61,9 +60,7 @@ from overture.jobs.run.local import LocalExecutor
 from overture.jobs.run.request import check_no_adapter, check_one_process, with_slots
 from overture.jobs.run.settled import fitting_place
 from overture.jobs.run.where import HERE, Where
-from overture.jobs.run.worker import Setup
 from overture.jobs.verdict.summary import summary
-from overture.prompt.plugins import loaded_files
 from overture.prompt.registry import check_effect
 from overture.report.track import Trackers
 from overture.store.store import Store
@@ -144,14 +141,9 @@ def _workers(where: Where, config: CompareConfig, ways: Sequence[Way], lab: Lab)
     from overture.jobs.compare.remote import CellsRequest, facts_of
     from overture.jobs.run.on_ray import workers_on
 
-    setup = Setup(
-        module="overture.jobs.compare.remote",
-        request=CellsRequest(config=config, ways=tuple(way.name for way in ways)).model_dump_json(),
-        store=str(lab.bench.store.root.absolute()),
-        threads=get_num_threads(),
-        plugins=tuple(map(str, loaded_files())),
-    )
-    return workers_on(where, setup, facts_of(lab), lab.bench.backbone.device.type == "cuda", lab.listener)
+    request = CellsRequest(config=config, ways=tuple(way.name for way in ways))
+    module, has_gpu = "overture.jobs.compare.remote", lab.bench.backbone.device.type == "cuda"
+    return workers_on(where, module, request, lab.bench.store, facts_of(lab), has_gpu, lab.listener)
 
 
 def _ways(config: CompareConfig, store: Store, only: Key | None) -> list[Way]:
@@ -175,8 +167,8 @@ def _fitting_ways(config: CompareConfig, lab: Lab) -> tuple[str, ...]:
 
 def _built(way: Way, config: CompareConfig, lab: Lab) -> None:
     """Build a way once for few rows; rows are encoded when they are asked for, so too long ones are found as well."""
-    made = way.make(lab.bench, lab.rows(config.sizes[0], config.tune.seed), config.tune.seed)
-    assert made.rows["test"]
+    built = way.make(lab.bench, lab.rows(config.sizes[0], config.tune.seed), config.tune.seed)
+    assert built.rows["test"]
 
 
 class _Comparison:
@@ -358,7 +350,7 @@ class _Comparison:
     def _plan_within(self, minutes: float) -> Plan:
         """The most that fits into a time, by a tiny cell of each way; refused as soon as it cannot be enough."""
         size, num_test = self.config.sizes[0], len(self.lab.splits.test)
-        least = Least(size, len(self.ways), num_test)
+        smallest = SmallestComparison(size, len(self.ways), num_test)
         speeds: dict[str, Speed] = {}
         without_scoring: dict[str, float] = {}
         for way in self.ways:
@@ -373,7 +365,7 @@ class _Comparison:
             # Building and timing the ways is a part of the time that was given.
             spent = time.monotonic() - self._started
             if seconds_left:
-                check_least(60 * minutes, speeds, without_scoring, spent, least)
+                check_smallest(60 * minutes, speeds, without_scoring, spent, smallest)
 
         def seconds(sizes: Sequence[int], seeds: int, is_tuned: bool) -> float:
             plan = Plan(sizes=tuple(sizes), seeds=seeds, is_tuned=is_tuned)

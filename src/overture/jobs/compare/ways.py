@@ -58,8 +58,8 @@ Rows = Mapping[str, Sequence[Row]]
 
 
 @dataclass(frozen=True, slots=True)
-class Made:
-    """One way, made for one cell.
+class BuiltWay:
+    """A way that is ready to train or to score, for one cell.
 
     Args:
         backbone: the model that computes; a copy where a way changes weights.
@@ -116,7 +116,7 @@ class Way(Protocol):
         """The options that decide its numbers, for its cells."""
         ...
 
-    def make(self, bench: Bench, rows: Rows, seed: int) -> Made:
+    def make(self, bench: Bench, rows: Rows, seed: int) -> BuiltWay:
         """Make the way for a cell's rows: `train` to learn from, `validation` to choose by, `test` to score."""
         ...
 
@@ -150,7 +150,7 @@ class Compared:
         """The baseline's options."""
         return {"baseline": self.baseline, **self.options}
 
-    def make(self, bench: Bench, rows: Rows, seed: int) -> Made:
+    def make(self, bench: Bench, rows: Rows, seed: int) -> BuiltWay:
         """The baseline, ready to train or to score."""
         from overture.baseline.base import LazyRows, Request
         from overture.engine.prompted import PromptedModel
@@ -173,7 +173,7 @@ class Compared:
                 return PromptedModel(backbone, _constant(prompt, backbone))
             return PromptedModel(backbone, prompt)
 
-        return Made(
+        return BuiltWay(
             backbone,
             model,
             built.rows,
@@ -208,7 +208,7 @@ class Prompt:
         """The prompt's options."""
         return self.config.prompt.model_dump(mode="json")
 
-    def make(self, bench: Bench, rows: Rows, seed: int) -> Made:
+    def make(self, bench: Bench, rows: Rows, seed: int) -> BuiltWay:
         """A fresh prompt with a cache of its own, so that a cell's costs do not depend on the cells before it."""
         from overture.baseline.base import LazyRows
         from overture.engine.cache import InputCache
@@ -233,7 +233,7 @@ class Prompt:
         prompt = build_prompt(config, source, seed)
         model = PromptedModel(backbone, prompt, cache)
         check_answerable(model, encoded["train"], self.config.task)
-        return Made(
+        return BuiltWay(
             backbone,
             model,
             encoded,
@@ -261,7 +261,7 @@ class Stored:
         """The prompt with its version."""
         return {"prompt": self.ref}
 
-    def make(self, bench: Bench, rows: Rows, seed: int) -> Made:
+    def make(self, bench: Bench, rows: Rows, seed: int) -> BuiltWay:
         """The prompt on the comparison's model, which shows rows and labels in the prompt's own words.
 
         Raises:
@@ -272,19 +272,19 @@ class Stored:
         from overture.evaluate.host import Host
 
         handle = Host(bench.backbone, bench.store, notify=bench.notify).open(self.ref)
-        wanted, given = ((task.kind, *task.words) for task in (self.config.task, handle.task))
-        if set(wanted) != set(given):
+        wanted, answered = ((task.kind, *task.words) for task in (self.config.task, handle.task))
+        if set(wanted) != set(answered):
             raise ConfigError(
                 "the stored prompt answers another task",
                 where=f"--way {self.name}",
-                got=", ".join(given),
+                got=", ".join(answered),
                 wanted=", ".join(wanted),
             )
         text = handle.manifest.text
         stored_bytes = (
             len((text.before + text.after).encode()) if text else (handle.folder / TENSORS_FILE).stat().st_size
         )
-        return Made(
+        return BuiltWay(
             handle.adapted,
             handle.model(),
             LazyRows(handle.encoder.encode_split, rows),
@@ -374,8 +374,8 @@ def way_named(name: str, config: TuneConfig, assignments: Sequence[str] = ()) ->
             )
         return Stored(name, config, ref)
     if name not in WAYS:
-        begun = [known for known in WAYS if known.startswith(f"{name}-")]
-        near = list(dict.fromkeys([*begun, *difflib.get_close_matches(name, WAYS, _NEAREST, 0.4)]))[:_NEAREST]
+        longer = [known for known in WAYS if known.startswith(f"{name}-")]
+        near = list(dict.fromkeys([*longer, *difflib.get_close_matches(name, WAYS, _NEAREST, 0.4)]))[:_NEAREST]
         prompts = {f"{method}-{place}" for method, entry in METHODS.items() for place in entry.places}
         baselines = ", ".join(known for known in WAYS if known not in prompts)
         raise ConfigError(

@@ -210,15 +210,15 @@ class _SelfStudy:
         # The mark's own token is room for the one that ends the answer.
         frame = self.encoder.encode([self._row("?")], with_answer=False)[0].num_tokens
         question = max(self.config.question_tokens, len(tokenizer.encode_plain(CONTINUE)) + _LEAD_TOKENS)
-        talk, most = frame + question + self.config.answer_tokens, self.backbone.info.max_length
-        if self.config.length + talk > most:
-            has_room = most - talk > self.config.frozen
+        talk, context = frame + question + self.config.answer_tokens, self.backbone.info.max_length
+        if self.config.length + talk > context:
+            has_room = context - talk > self.config.frozen
             raise ConfigError(
                 "the memory, a question and its answer do not fit the model's context",
                 where="length",
                 got=f"{self.config.length} columns and {talk} tokens",
-                wanted=f"at most {most} together",
-                fix=f"--length {most - talk}" if has_room else "lower question_tokens and answer_tokens",
+                wanted=f"at most {context} together",
+                fix=f"--length {context - talk}" if has_room else "lower question_tokens and answer_tokens",
             )
 
     def run(self, store: Store, task: Task | None, origin: str) -> CartridgeResult:
@@ -226,9 +226,9 @@ class _SelfStudy:
         trained = self._talks("trained", self.config.conversations)
         held_out: list[Talk] = []
         if not self.is_stop_asked():
-            held_out = self._new(self._talks("held out", self.config.held_out), trained)
+            held_out = self._unseen(self._talks("held out", self.config.held_out), trained)
         if self.is_stop_asked():
-            return self._nothing()
+            return self._stopped_early()
         start = self._start()
         student = _Student(PromptedModel(self.backbone, start), self._taught(trained))
         judge = _Student(PromptedModel(self.backbone, start), self._taught(held_out))
@@ -236,7 +236,7 @@ class _SelfStudy:
         if not fitted.best and fitted.status != "interrupted":
             raise Diverged("the loss became NaN or infinite in the first epoch", fix="--set train.lr=0.001")
         if not fitted.best:
-            return self._nothing()
+            return self._stopped_early()
         with torch.no_grad():
             start.trainable()["values"].copy_(fitted.best["values"])
         ways = self._measured(start.injection(), held_out, judge.taught)
@@ -256,7 +256,7 @@ class _SelfStudy:
             notices=self.notices,
         )
 
-    def _nothing(self) -> CartridgeResult:
+    def _stopped_early(self) -> CartridgeResult:
         """The result of a run that was stopped before its first epoch."""
         facts = {"text_tokens": len(self.ids), "length": self.config.length, "notices": self.notices}
         return CartridgeResult(status="interrupted", prompt=None, **facts)
@@ -280,7 +280,7 @@ class _SelfStudy:
             self._progress(f"talking about the text ({what})", len(talks), count)
         return talks
 
-    def _new(self, held_out: list[Talk], trained: Sequence[Talk]) -> list[Talk]:
+    def _unseen(self, held_out: list[Talk], trained: Sequence[Talk]) -> list[Talk]:
         """The held-out conversations that are not trained on as well.
 
         Raises:
@@ -311,19 +311,21 @@ class _SelfStudy:
             pairs.append(self._continued(piece, random))
         return [self._talk(piece, *pair) for pair in pairs if all(part.strip() for part in pair)]
 
-    def _replies(self, model: PromptedModel, piece: tuple[int, ...], messages: Sequence[str], most: int) -> list[str]:
+    def _replies(
+        self, model: PromptedModel, piece: tuple[int, ...], messages: Sequence[str], max_tokens: int
+    ) -> list[str]:
         """The model's replies to messages, with the piece in front."""
         if not messages:
             return []
         encoded = self.encoder.encode([self._row(message) for message in messages], with_answer=False, bos=False)
         rows = [self._behind(piece, row.input_ids + row.anchor_ids) for row in encoded]
-        return [text.strip() for text in model.generate(rows, most, self.task.stop)]
+        return [text.strip() for text in model.generate(rows, max_tokens, self.task.stop)]
 
     def _continued(self, piece: tuple[int, ...], random: Random) -> tuple[str, str]:
         """A question about how a passage of the piece goes on, answered in the text's own words."""
-        decode, most = self.backbone.text.tokenizer.decode, self.config.answer_tokens
-        first = random.randint(0, max(len(piece) - _LEAD_TOKENS - most, 0))
-        lead, rest = piece[first : first + _LEAD_TOKENS], piece[first + _LEAD_TOKENS :][:most]
+        decode, length = self.backbone.text.tokenizer.decode, self.config.answer_tokens
+        first = random.randint(0, max(len(piece) - _LEAD_TOKENS - length, 0))
+        lead, rest = piece[first : first + _LEAD_TOKENS], piece[first + _LEAD_TOKENS :][:length]
         return CONTINUE.format(decode(lead).strip()), decode(rest).strip()
 
     def _row(self, question: str, answer: str = "") -> Row:
@@ -339,11 +341,8 @@ class _SelfStudy:
         ids = (*used.input_ids, *used.anchor_ids, *(used.answer_ids or ()))
         tail = ids[first:]
         assert (*without_bos.input_ids, *without_bos.anchor_ids, *(without_bos.answer_ids or ()))[1:] == tail
-        trained, taught = (
-            Encoded.of_ids(0, (), ids[:first], Answer(tail)),
-            self._behind(piece, ids[first - 1 : first], tail),
-        )
-        return Talk(used, trained, taught)
+        trained = Encoded.of_ids(0, (), ids[:first], Answer(tail))
+        return Talk(used, trained, taught=self._behind(piece, ids[first - 1 : first], tail))
 
     # -- and learns to say the same without the text
 
@@ -411,15 +410,15 @@ class _SelfStudy:
         }
         trained = [replace(talk.trained, row=number) for number, talk in enumerate(talks)]
         used = [replace(talk.used, row=number) for number, talk in enumerate(talks)]
-        most = self.config.train.max_tokens
+        max_tokens = self.config.train.max_tokens
         ways: dict[str, Knowledge] = {}
         for what, injection in injections.items():
             model = PromptedModel(self.backbone, injection)
             memory = injection.memory.memory if injection and injection.memory else None
             tensors = (memory.keys, memory.values) if memory else ()
             ways[what] = Knowledge(
-                perplexity=math.exp(min(mean_loss(model, used, most), 700.0)),
-                divergence=_Student(model, taught).mean(trained, most),
+                perplexity=math.exp(min(mean_loss(model, used, max_tokens), 700.0)),
+                divergence=_Student(model, taught).mean(trained, max_tokens),
                 columns=injection.length if injection else 0,
                 bytes=sum(tensor.numel() * tensor.element_size() for tensor in tensors),
             )

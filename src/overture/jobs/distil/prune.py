@@ -126,10 +126,10 @@ def prune(
     store.check_can_add(chosen)
     request = request_again(manifest, store, Path(task) if task else None)
     # Rows of a named task file may be others; rows of the prompt's own run must be unchanged.
-    begun = None if task else run_of(store, manifest, "").request()
+    run_request = None if task else run_of(store, manifest, "").request()
     with TemporaryDirectory() as folder:
         # A stopped run cannot be resumed, so its folder need not stay.
-        work = prepared(Run(Path(folder), listener), request, store, lambda: False, backbone, begun)
+        work = prepared(Run(Path(folder), listener), request, store, lambda: False, backbone, run_request)
         for text in check_backbone(manifest.backbone, work.backbone):
             work.notice(f"{manifest.ref}: {text}")
         with work.backbone.checkpointing(request.train.gradient_checkpointing):

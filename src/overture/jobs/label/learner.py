@@ -125,7 +125,7 @@ def teaching(
     seed: int,
     progress: Progress = lambda done, total: None,
 ) -> list[tuple[int, Prediction]]:
-    """The rows that would teach most: their indices, and what the model says of them.
+    """The rows that would teach most: their indices, and the model's predictions for them.
 
     Args:
         model: the model under the prompt as it is.
@@ -137,9 +137,9 @@ def teaching(
     """
     if not rows:
         return []
-    said = predict(model, rows, task, progress=progress)
-    shares = torch.tensor([prediction.shares for prediction in said])
-    return [(index, said[index]) for index in diverse(shares, features_under(model, rows), count, seed)]
+    predictions = predict(model, rows, task, progress=progress)
+    shares = torch.tensor([prediction.shares for prediction in predictions])
+    return [(index, predictions[index]) for index in diverse(shares, features_under(model, rows), count, seed)]
 
 
 def features_under(model: PromptedModel, rows: Sequence[Encoded], max_tokens: int = 4096) -> torch.Tensor:

@@ -88,14 +88,14 @@ def begun_session(store: Store, name: str, prompt: str, source: Path, seed: int 
     facts = LabelSession(
         prompt=ref, source=source.name, seed=seed, num_rows=len(chosen), left_out=len(rows) - len(chosen)
     )
-    given = {
+    labels = {
         index: label
         for index, row in enumerate(chosen)
         if (value := row.fields.get(task.label_field)) not in (None, "") and (label := task.label_named(str(value)))
     }
     lines = "".join(json.dumps(row.fields, ensure_ascii=False, default=str) + "\n" for row in chosen)
     write_atomic(folder / _ROWS, lines)
-    write_json(folder / _LABELS, GivenLabels(labels=given).dump())
+    write_json(folder / _LABELS, GivenLabels(labels=labels).dump())
     write_json(folder / _SESSION, facts.dump())
     return Session(store, name)
 

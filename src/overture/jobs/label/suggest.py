@@ -60,7 +60,7 @@ def suggest(
     num_random = min(round(options.count * options.random_share), len(pool.apart))
     model = handle.model(InputCache(files=kept_inputs()))
     usable, encoded, num_bad = _encoded(handle, others)
-    lots, apart, num_bad_apart = _encoded(handle, pool.apart[:num_random])
+    random_rows, apart, num_bad_apart = _encoded(handle, pool.apart[:num_random])
     if num_bad + num_bad_apart:
         notices.append(f"{num_bad + num_bad_apart} rows do not fit the model and are left out")
     model.warm(encoded, lambda done, total: progress("reading rows", done, total))
@@ -68,8 +68,9 @@ def suggest(
     choice = teaching(
         model, encoded, task, count, options.seed, lambda done, total: progress("asking the prompt", done, total)
     )
-    suggested = [_suggestion(usable[index], said, TEACHES) for index, said in choice]
-    suggested += [_suggestion(row, said, RANDOM) for row, said in zip(lots, predict(model, apart, task), strict=True)]
+    suggested = [_suggestion(usable[index], guess, TEACHES) for index, guess in choice]
+    guesses = predict(model, apart, task)
+    suggested += [_suggestion(row, guess, RANDOM) for row, guess in zip(random_rows, guesses, strict=True)]
     return Suggestions(
         prompt=handle.manifest.ref,
         label_field=task.label_field,
@@ -89,11 +90,11 @@ def _encoded(handle: Handle, rows: Sequence[Row]) -> tuple[list[Row], list[Encod
     return [row for row, _ in pairs], [part for _, part in pairs], len(rows) - len(pairs)
 
 
-def _suggestion(row: Row, said: Prediction, chosen_by: str) -> Suggestion:
-    confidence = said.confidence or 0.0
+def _suggestion(row: Row, guess: Prediction, chosen_by: str) -> Suggestion:
+    confidence = guess.confidence or 0.0
     assert math.isfinite(confidence), "shares are numbers"
     return Suggestion(
-        where=row.where, chosen_by=chosen_by, fields=row.fields, guess=said.text, confidence=round(confidence, 4)
+        where=row.where, chosen_by=chosen_by, fields=row.fields, guess=guess.text, confidence=round(confidence, 4)
     )
 
 
@@ -101,5 +102,5 @@ def _score(handle: Handle, rows: Sequence[Row]) -> Interval | None:
     usable, encoded, _ = _encoded(handle, rows)
     if not usable:
         return None
-    said = predict(handle.model(), encoded, handle.task)
-    return bootstrap("accuracy", gold_of(handle.task, usable), [prediction.said for prediction in said])
+    predictions = predict(handle.model(), encoded, handle.task)
+    return bootstrap("accuracy", gold_of(handle.task, usable), [prediction.said for prediction in predictions])

@@ -24,9 +24,9 @@ def task_with_data_of(manifest: Manifest, path: Path) -> Task:
     return _task_again(manifest, tune_config(path).task, path)
 
 
-def _task_again(manifest: Manifest, given: Task, path: Path) -> Task:
-    task = _task_of(manifest, given)
-    expected, actual = task.dump(), given.dump()
+def _task_again(manifest: Manifest, other: Task, path: Path) -> Task:
+    task = _task_of(manifest, other)
+    expected, actual = task.dump(), other.dump()
     unequal = [key for key in expected if key not in _ELSEWHERE and expected[key] != actual[key]]
     if unequal:
         raise ConfigError(
@@ -38,9 +38,9 @@ def _task_again(manifest: Manifest, given: Task, path: Path) -> Task:
     return task
 
 
-def _task_of(manifest: Manifest, given: Task) -> Task:
+def _task_of(manifest: Manifest, other: Task) -> Task:
     """The prompt's task on the rows of another; a search may have worded it as its file does not."""
-    return validated(Task, {**manifest.task, "data": given.dump()["data"]}, f"{manifest.name}: prompt.json")
+    return validated(Task, {**manifest.task, "data": other.dump()["data"]}, f"{manifest.name}: prompt.json")
 
 
 def request_again(manifest: Manifest, store: Store, path: Path | None) -> TuneConfig:

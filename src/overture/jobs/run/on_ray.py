@@ -13,12 +13,16 @@ from importlib import import_module
 from typing import Any, Generic
 
 from pydantic import TypeAdapter, ValidationError
+from torch import get_num_threads
 
 from overture.core.contracts import Done, Job, Result
 from overture.core.errors import ConfigError, DiskFull, LostProcess, Stopped, StoreError
+from overture.core.records.base import Record
 from overture.core.records.events import Listener, NoticeEvent
 from overture.jobs.run.where import Where, check_ray
 from overture.jobs.run.worker import Reply, Setup, Worker, events_of
+from overture.prompt.plugins import loaded_files
+from overture.store.store import Store
 
 _PORT = 10001
 """Where a cluster listens for clients."""
@@ -117,16 +121,20 @@ class Workers:
 @contextmanager
 def workers_on(
     where: Where,
-    setup: Setup,
+    module: str,
+    request: Record,
+    store: Store,
     facts: Mapping[str, str],
     has_gpu: bool,
     listener: Listener,
 ) -> Iterator[Workers]:
-    """Workers on Ray, until the block is left.
+    """Workers on Ray, with this process's threads and plug-ins, until the block is left.
 
     Args:
         where: which cluster, and how many of them.
-        setup: what each of them opens.
+        module: its `opened(request, store)` gives what each of them works on.
+        request: the resolved request.
+        store: where prompts are.
         facts: of this process, which theirs must equal.
         has_gpu: whether each takes a GPU.
         listener: told what happens to them.
@@ -136,6 +144,13 @@ def workers_on(
         LostProcess: a worker could not be started.
     """
     check_ray()
+    setup = Setup(
+        module=module,
+        request=request.model_dump_json(),
+        store=str(store.root.absolute()),
+        threads=get_num_threads(),
+        plugins=tuple(map(str, loaded_files())),
+    )
     ray: Any = import_module("ray")
     address = where.on.removeprefix("ray")
     quiet = {"log_to_driver": False, "configure_logging": False}
@@ -158,8 +173,8 @@ def workers_on(
         ) from error
     try:
         resources = ray.cluster_resources()
-        most = int(resources.get("GPU" if has_gpu else "CPU", 1))
-        workers = Workers(ray, setup, where.workers or max(1, most), has_gpu, facts, listener)
+        num_devices = int(resources.get("GPU" if has_gpu else "CPU", 1))
+        workers = Workers(ray, setup, where.workers or max(1, num_devices), has_gpu, facts, listener)
         try:
             yield workers
         finally:
@@ -169,7 +184,7 @@ def workers_on(
 
 
 @dataclass(slots=True)
-class _Given(Generic[Job]):
+class _Attempt(Generic[Job]):
     job: Job
     losses: int = 0
 
@@ -199,10 +214,10 @@ class RayExecutor(Generic[Job, Result]):
             DiskFull: as for `StoreError`.
             LostProcess: no worker could be started in the place of a lost one.
         """
-        source, given, again = iter(jobs), dict[int, _Given[Job]](), deque[int]()
+        source, attempts, again = iter(jobs), dict[int, _Attempt[Job]](), deque[int]()
         done: dict[int, Done[Job, Result]] = {}
         next_number, next_out, is_over = 0, 0, False
-        mine: list[_Slot] = []
+        busy: list[_Slot] = []
         while True:
             while not is_over or again:
                 slot = next((slot for slot in self.workers.slots if slot.ref is None), None)
@@ -216,22 +231,22 @@ class RayExecutor(Generic[Job, Result]):
                         is_over = True
                         break
                     number, next_number = next_number, next_number + 1
-                    given[number] = _Given(job)
+                    attempts[number] = _Attempt(job)
                     # Making a job may have run others on this worker.
                     slot = next(slot for slot in self.workers.slots if slot.ref is None)
-                self.workers.give(slot, number, self.kind, given[number].job.model_dump_json())
-                mine.append(slot)
-            if not mine:
+                self.workers.give(slot, number, self.kind, attempts[number].job.model_dump_json())
+                busy.append(slot)
+            if not busy:
                 return
-            self._wait(mine, given, done, again, on_event)
+            self._wait(busy, attempts, done, again, on_event)
             while next_out in done:
                 yield done.pop(next_out)
                 next_out += 1
 
     def _wait(
         self,
-        mine: list[_Slot],
-        given: Mapping[int, _Given[Job]],
+        busy: list[_Slot],
+        attempts: Mapping[int, _Attempt[Job]],
         done: dict[int, Done[Job, Result]],
         again: deque[int],
         on_event: Listener,
@@ -240,11 +255,11 @@ class RayExecutor(Generic[Job, Result]):
         ray = self.workers.ray
         if self.is_stop_asked():
             raise Stopped
-        ready, _ = ray.wait([slot.ref for slot in mine], num_returns=1, timeout=_LOOK_S)
+        ready, _ = ray.wait([slot.ref for slot in busy], num_returns=1, timeout=_LOOK_S)
         self.workers.forward_events(on_event)
-        for slot in [slot for slot in mine if slot.ref in ready]:
-            number, entry = slot.number, given[slot.number]
-            mine.remove(slot)
+        for slot in [slot for slot in busy if slot.ref in ready]:
+            number, entry = slot.number, attempts[slot.number]
+            busy.remove(slot)
             try:
                 reply = Reply.model_validate_json(ray.get(slot.ref))
             except ray.exceptions.RayActorError:

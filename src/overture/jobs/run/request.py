@@ -159,10 +159,8 @@ def resolved(
         DataError: data files are missing, and nothing else is wrong.
         StoreError: the task's name is a device's on some system, and nothing else is wrong.
     """
-    values, where = (
-        _merged(source, settings or {}, assignments),
-        "the task" if isinstance(source, Mapping) else str(source),
-    )
+    values = _merged(source, settings or {}, assignments)
+    where = "the task" if isinstance(source, Mapping) else str(source)
     change(values)
     prompt_values = values.get("prompt")
     if isinstance(prompt_values, Mapping) and prompt_values.get("place") is None:
@@ -205,8 +203,8 @@ def _merged(
 ) -> dict[str, Any]:
     """The task's values with settings and assignments over them; data files get their whole path."""
     values = task_values(source)
-    given = [(SHORT.get(key, key), value) for key, value in _flat(settings) if value is not None]
-    for key, value in [*given, *map(parsed, assignments)]:
+    named = [(SHORT.get(key, key), value) for key, value in _flat(settings) if value is not None]
+    for key, value in [*named, *map(parsed, assignments)]:
         assign(values, key.split("."), _whole_path(key, value, Path()))
     return values
 
@@ -333,12 +331,11 @@ def with_moved_data(config: R, assignments: Sequence[str]) -> R:
         ConfigError: a key is another's, or its value is none.
         DataError: a file is not there.
     """
-    given = dict(map(parsed, assignments))
-    spread = {key: given.pop(key) for key in _SPREAD_KEYS if key in given}
+    files = dict(map(parsed, assignments))
+    spread = {key: files.pop(key) for key in _SPREAD_KEYS if key in files}
     if spread:
         config = validated(type(config), {**config.model_dump(), **spread}, "--set")
-    files, known = given, (*_DATA_KEYS, *_SPREAD_KEYS)
-    if problems := [unknown_key(key, known) for key in files if key not in _DATA_KEYS]:
+    if problems := [unknown_key(key, (*_DATA_KEYS, *_SPREAD_KEYS)) for key in files if key not in _DATA_KEYS]:
         raise ConfigError(
             "a run that has begun keeps its settings; only its data files and its processes may be others",
             where="--set",

@@ -15,16 +15,16 @@ from overture.store.runs import REQUEST, Run
 _COMMANDS = {"hard": "search --form hard", "forms": "search --form any"}
 
 
-def check_rows_of(begun: RunRequest, splits: Splits, data: DataConfig) -> None:
+def check_rows_of(run_request: RunRequest, splits: Splits, data: DataConfig) -> None:
     """Refuse rows that are not a run's.
 
     Raises:
         DataError: names each split that differs, and how.
     """
-    check_rows(begun.rows, facts_of_splits(splits), data, _fix(begun))
+    check_rows(run_request.rows, facts_of_splits(splits), data, _fix(run_request))
 
 
-def check_model_of(begun: RunRequest, backbone: Backbone) -> list[str]:
+def check_model_of(run_request: RunRequest, backbone: Backbone) -> list[str]:
     """Refuse a model that is not a run's.
 
     Returns:
@@ -33,17 +33,17 @@ def check_model_of(begun: RunRequest, backbone: Backbone) -> list[str]:
     Raises:
         ArtifactError: names what differs.
     """
-    if not begun.model:
+    if not run_request.model:
         return []
     try:
-        return check_backbone(validated(BackboneRef, begun.model, "the run's model"), backbone)
+        return check_backbone(validated(BackboneRef, run_request.model, "the run's model"), backbone)
     except ArtifactError as error:
         raise ArtifactError(
             "the model has changed since the run began",
             where=backbone.info.id,
             got=error.got,
             wanted=error.wanted,
-            fix=_fix(begun),
+            fix=_fix(run_request),
             problems=error.problems,
         ) from None
 
@@ -54,11 +54,11 @@ def hold_rows(run: Run, splits: Splits, data: DataConfig) -> None:
     Raises:
         DataError: they differ.
     """
-    begun = run.request()
-    if begun.rows:
-        check_rows_of(begun, splits, data)
+    run_request = run.request()
+    if run_request.rows:
+        check_rows_of(run_request, splits, data)
     else:
-        run.write(REQUEST, begun.model_copy(update={"rows": facts_of_splits(splits)}))
+        run.write(REQUEST, run_request.model_copy(update={"rows": facts_of_splits(splits)}))
 
 
 def hold_model(run: Run, backbone: Backbone) -> None:
@@ -67,14 +67,14 @@ def hold_model(run: Run, backbone: Backbone) -> None:
     Raises:
         ArtifactError: they differ.
     """
-    begun = run.request()
-    if begun.model:
-        for text in check_model_of(begun, backbone):
+    run_request = run.request()
+    if run_request.model:
+        for text in check_model_of(run_request, backbone):
             run.event(NoticeEvent(text=f"the run: {text}"))
     else:
-        run.write(REQUEST, begun.model_copy(update={"model": backbone_ref(backbone).model_dump(mode="json")}))
+        run.write(REQUEST, run_request.model_copy(update={"model": backbone_ref(backbone).model_dump(mode="json")}))
 
 
-def _fix(begun: RunRequest) -> str:
-    command = _COMMANDS.get(begun.kind, begun.kind)
-    return f"put it back as it was, or start a new run: overture {command} {begun.file}"
+def _fix(run_request: RunRequest) -> str:
+    command = _COMMANDS.get(run_request.kind, run_request.kind)
+    return f"put it back as it was, or start a new run: overture {command} {run_request.file}"

@@ -42,11 +42,9 @@ def with_place(config: R, is_encoder: bool) -> R:
         and not (config.adapter and config.adapter.place == "after")
     ):
         place = "memory" if {"memory", place} <= {*method.places} else place
-    return (
-        config
-        if place == prompt.place
-        else config.model_copy(update={"prompt": prompt.model_copy(update={"place": place})})
-    )
+    if place == prompt.place:
+        return config
+    return config.model_copy(update={"prompt": prompt.model_copy(update={"place": place})})
 
 
 def pinned(config: R, store: Store) -> R:

@@ -20,7 +20,7 @@ from overture.jobs.run.request import TuneConfig
 from overture.store.runs import EVENT_LINES, Run
 
 T = TypeVar("T")
-_LEFT = {".lock", EVENT_LINES, "trackers.json", "tensorboard"}
+_NOT_COPIED = {".lock", EVENT_LINES, "trackers.json", "tensorboard"}
 """Files that no work reads."""
 
 
@@ -39,20 +39,20 @@ def is_first(ranks: Ranks | None) -> bool:
     return ranks is None or ranks.is_first
 
 
-def agreed(ranks: Ranks | None, kind: TypeAdapter[T], made: Callable[[], T]) -> T:
+def agreed(ranks: Ranks | None, kind: TypeAdapter[T], make: Callable[[], T]) -> T:
     """A value that the first process makes, in all processes.
 
     Args:
         ranks: the processes; None where this is the only one.
         kind: of the value.
-        made: called in the first process alone.
+        make: called in the first process alone.
     """
     if ranks is None:
-        return made()
+        return make()
     value: list[T] = []
 
     def dumped() -> bytes:
-        value.append(made())
+        value.append(make())
         return kind.dump_json(value[0])
 
     text = ranks.bytes_from_first(dumped)
@@ -60,29 +60,29 @@ def agreed(ranks: Ranks | None, kind: TypeAdapter[T], made: Callable[[], T]) -> 
 
 
 @contextmanager
-def shared_run(ranks: Ranks | None, opened: Callable[[], Run]) -> Iterator[Run]:
+def shared_run(ranks: Ranks | None, open_run: Callable[[], Run]) -> Iterator[Run]:
     """A run's folder in the first process, a copy of it in the others.
 
     Args:
         ranks: the processes; None where this is the only one.
-        opened: called in the first process alone.
+        open_run: called in the first process alone.
     """
     if ranks is None:
-        yield opened()
+        yield open_run()
         return
-    mine: list[Run] = []
+    runs: list[Run] = []
 
     def files() -> bytes:
-        mine.append(opened())
-        folder = mine[0].folder
+        runs.append(open_run())
+        folder = runs[0].folder
         paths = [path.relative_to(folder) for path in folder.rglob("*") if path.is_file() and not path.is_symlink()]
-        kept = [path for path in paths if path.parts[0] not in _LEFT]
-        contents = {path.as_posix(): b64encode((folder / path).read_bytes()).decode() for path in kept}
-        return json.dumps([mine[0].name, contents]).encode()
+        copied = [path for path in paths if path.parts[0] not in _NOT_COPIED]
+        contents = {path.as_posix(): b64encode((folder / path).read_bytes()).decode() for path in copied}
+        return json.dumps([runs[0].name, contents]).encode()
 
     name, contents = json.loads(ranks.bytes_from_first(files))
-    if mine:
-        yield mine[0]
+    if runs:
+        yield runs[0]
         return
     with TemporaryDirectory(prefix="overture-") as scratch:
         folder = Path(scratch) / name

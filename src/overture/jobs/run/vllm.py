@@ -52,11 +52,9 @@ def fitted_to_vllm(values: dict[str, Any], notify: Callable[[str], None] = lambd
         raise ConfigError("this prompt could not be served on vLLM", where="--for", problems=problems)
     block = _GPU_BLOCK if str(values.get("device", "")).startswith("cuda") else _CPU_BLOCK
     length = prompt.get("length")
-    whole = -(-(PromptConfig().length if length is None else length) // block) * block if _is_number(length) else length
-    if length not in (None, whole):
-        notify(f"prompt.length is {whole} instead of {length}: whole blocks of {block}, which vLLM keeps")
-    values["prompt"] = {**prompt, "length": whole}
-
-
-def _is_number(length: Any) -> bool:
-    return length is None or (type(length) is int and length > 0)
+    if length is None or (type(length) is int and length > 0):
+        # A length that is no number is refused with the rest of the request.
+        prompt["length"] = -(-(length or PromptConfig().length) // block) * block
+    if length not in (None, prompt.get("length")):
+        notify(f"prompt.length is {prompt['length']} instead of {length}: whole blocks of {block}, which vLLM keeps")
+    values["prompt"] = prompt

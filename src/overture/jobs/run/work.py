@@ -254,7 +254,7 @@ def read_material(
     config: TuneConfig,
     notify: Callable[[str], None],
     backbone: Backbone | None,
-    begun: RunRequest | None = None,
+    run_request: RunRequest | None = None,
     ranks: Ranks | None = None,
 ) -> Material:
     """Read and encode the rows, and load the model.
@@ -263,7 +263,7 @@ def read_material(
         config: the request.
         notify: called with sentences about long work.
         backbone: a loaded model; loaded by the task's name when None.
-        begun: the run whose rows and model they must be; the rows are compared before the model is loaded.
+        run_request: of the run whose rows and model they must be; the rows are compared before the model is loaded.
         ranks: the processes that work on it together; None where this is the only one.
 
     Raises:
@@ -276,8 +276,8 @@ def read_material(
         check_one_process(config)
     task = config.task
     splits = rows_of(task)
-    if begun:
-        check_rows_of(begun, splits, task.data)
+    if run_request:
+        check_rows_of(run_request, splits, task.data)
     backbone = backbone or load_backbone(
         task.backbone,
         revision=config.revision,
@@ -287,8 +287,8 @@ def read_material(
         ranks=ranks,
         notify=notify,
     )
-    if begun:
-        for text in check_model_of(begun, backbone):
+    if run_request:
+        for text in check_model_of(run_request, backbone):
             notify(f"the run: {text}")
     encoder = Encoder(
         task, backbone.text.tokenizer, reserve=config.prompt.length, class_weights=config.train.class_weights
@@ -335,7 +335,7 @@ def prepared(
     store: Store,
     is_stop_asked: Callable[[], bool],
     backbone: Backbone | None,
-    begun: RunRequest | None = None,
+    run_request: RunRequest | None = None,
     ranks: Ranks | None = None,
 ) -> Work:
     """Rows and model of a run, as `read_material` reads them.
@@ -346,13 +346,13 @@ def prepared(
         store: where prompts are.
         is_stop_asked: looked at after each step.
         backbone: a loaded model; loaded by the task's name when None.
-        begun: the run whose rows and model they must be.
+        run_request: of the run whose rows and model they must be.
         ranks: the processes that work on it together; None where this is the only one.
 
     Raises:
         As `read_material`.
     """
-    material = read_material(config, as_notices(run.event), backbone, begun, ranks)
+    material = read_material(config, as_notices(run.event), backbone, run_request, ranks)
     work = work_on(run, material, store, is_stop_asked, ranks)
     if config.track and run.folder.parent.resolve() != store.runs.resolve():
         work.notice("trackers follow tune, search and compare; this command keeps no run for them")
@@ -372,9 +372,9 @@ def taken_up(
     Raises:
         As `read_material`.
     """
-    begun = run.request()
-    work = prepared(run, config, store, is_stop_asked, backbone, begun, ranks)
-    if not begun.rows:
+    run_request = run.request()
+    work = prepared(run, config, store, is_stop_asked, backbone, run_request, ranks)
+    if not run_request.rows:
         work.notice("this run began in an older version, which recorded neither rows nor model: they are not compared")
     return work
 

@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from pydantic import TypeAdapter
-from torch import get_num_threads
 
 from overture.core.contracts import Executor
 from overture.core.errors import Stopped
@@ -20,12 +19,10 @@ from overture.core.records.search import FoundRate
 from overture.jobs.run.members import Decide, SeededSetting
 from overture.jobs.run.on_ray import RayExecutor, workers_on
 from overture.jobs.run.where import Where
-from overture.jobs.run.worker import Setup
 from overture.jobs.search.groups import CHECKPOINT, PARTS, Fitted, Group, Parts, Pause, RateJob
 from overture.jobs.search.remote import RATE, TRAIN, Fits, PartsRequest, TrainJob
 from overture.jobs.search.state import SearchState
 from overture.jobs.tune.remote import facts_of
-from overture.prompt.plugins import loaded_files
 
 
 @dataclass(slots=True)
@@ -124,14 +121,8 @@ def trainer_on(where: Where, state: SearchState) -> Iterator[TrainerElsewhere]:
     """
     work = state.work
     request = PartsRequest(config=state.config, folder=state.run.folder.absolute())
-    setup = Setup(
-        module="overture.jobs.search.remote",
-        request=request.model_dump_json(),
-        store=str(work.store.root.absolute()),
-        threads=get_num_threads(),
-        plugins=tuple(map(str, loaded_files())),
-    )
-    with workers_on(where, setup, facts_of(work), work.backbone.device.type == "cuda", state.run.event) as workers:
+    module, has_gpu = "overture.jobs.search.remote", work.backbone.device.type == "cuda"
+    with workers_on(where, module, request, work.store, facts_of(work), has_gpu, state.run.event) as workers:
         rates: Executor[RateJob, FoundRate] = RayExecutor(workers, RATE, TypeAdapter(FoundRate), work.is_stop_asked)
         parts: Executor[TrainJob, Fits] = RayExecutor(workers, TRAIN, TypeAdapter(Fits), work.is_stop_asked)
         yield TrainerElsewhere(state, rates, parts, len(workers.slots))

@@ -59,7 +59,7 @@ def result_of(state: SearchState, plain: Sequence[PlainScore], race: Race) -> Se
     scored = {name: seen.score(model, name, f"scoring the winner, {name}") for name in splits}
     metrics = metrics_of(work.task, scored)
     trials = _trial_results(state, plain)
-    given, chosen = (state.space.wordings[number].dump() for number in (0, setting.wording))
+    first, chosen = (state.space.wordings[number].dump() for number in (0, setting.wording))
     stored, command = None, ""
     if kept:
         command = " ".join(["overture tune", state.run.request().file, *state.space.assignments(setting, kept.seed)])
@@ -75,7 +75,7 @@ def result_of(state: SearchState, plain: Sequence[PlainScore], race: Race) -> Se
             key=winner.key,
             **dict(setting.choice()),
             seed=kept.seed if kept else None,
-            wording={name: chosen[name] for name in ("template", "labels") if chosen[name] != given[name]},
+            wording={name: chosen[name] for name in ("template", "labels") if chosen[name] != first[name]},
         ),
         metrics=metrics,
         trials=trials,

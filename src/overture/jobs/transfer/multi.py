@@ -236,7 +236,7 @@ class _Multi:
         for method in methods[1:]:
             for shared in sharing.names:
                 setattr(method, shared, getattr(methods[0], shared))
-        logits, hidden = (sharing.distil if given is None else given for given in (config.logits, config.hidden))
+        logits, hidden = (sharing.distil if weight is None else weight for weight in (config.logits, config.hidden))
         self.trainee = _Trainee(self.tasks, logits, hidden, config.temperature)
 
     def run(self, teachers: Sequence[str]) -> MultiResult:

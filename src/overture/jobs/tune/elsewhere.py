@@ -5,7 +5,6 @@ import shutil
 from collections.abc import Iterator, Sequence
 
 from pydantic import TypeAdapter
-from torch import get_num_threads
 
 from overture.core.contracts import Executor
 from overture.core.errors import Stopped
@@ -14,10 +13,8 @@ from overture.core.records.tune import SeedResult
 from overture.jobs.run.on_ray import RayExecutor, Workers, workers_on
 from overture.jobs.run.where import Where
 from overture.jobs.run.work import Work
-from overture.jobs.run.worker import Setup
 from overture.jobs.tune.remote import FOLDERS, SEEDS, SeedResults, SeedsJob, SeedsRequest, facts_of
 from overture.jobs.tune.result import RESULT_OF_SEED
-from overture.prompt.plugins import loaded_files
 
 
 def seeds_elsewhere(work: Work, seeds: Sequence[int], where: Where) -> list[SeedResult]:
@@ -32,15 +29,8 @@ def seeds_elsewhere(work: Work, seeds: Sequence[int], where: Where) -> list[Seed
     left = [seed for seed in seeds if results[seed] is None]
     if left:
         request = SeedsRequest(config=work.config, folder=work.run.folder.absolute())
-        setup = Setup(
-            module="overture.jobs.tune.remote",
-            request=request.model_dump_json(),
-            store=str(work.store.root.absolute()),
-            threads=get_num_threads(),
-            plugins=tuple(map(str, loaded_files())),
-        )
-        has_gpu = work.backbone.device.type == "cuda"
-        with workers_on(where, setup, facts_of(work), has_gpu, work.run.event) as workers:
+        module, has_gpu = "overture.jobs.tune.remote", work.backbone.device.type == "cuda"
+        with workers_on(where, module, request, work.store, facts_of(work), has_gpu, work.run.event) as workers:
             try:
                 for result in _trained(work, left, workers):
                     results[result.seed] = result

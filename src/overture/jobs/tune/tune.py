@@ -117,10 +117,10 @@ def resume(
         with joined(config) as ranks, shared_run(ranks, lambda: opened) as run:
 
             def work() -> TuneResult | StoppedRun:
-                taken = taken_up(run, config, store, is_stop_asked, backbone, ranks)
+                work_left = taken_up(run, config, store, is_stop_asked, backbone, ranks)
                 run.keep_config(config.model_dump(mode="json"))
                 with losses_named(ranks):
-                    return _result(taken, where)
+                    return _result(work_left, where)
 
             return tracked(run, config, lambda: run.carried_out(work), is_first(ranks))
 

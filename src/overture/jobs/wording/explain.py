@@ -143,23 +143,26 @@ class _Explainer:
                 "the model cannot answer without this prompt, so nothing can be compared", where=handle.manifest.ref,
                 got=error.what,
             ) from None  # fmt: skip
-        answers = [
-            predict(model, some, task, progress=lambda done, total: self.progress(what, done, total))  # noqa: B023
-            for model, some, what in (
+        predictions = [
+            predict(model, model_rows, task, progress=lambda done, total: self.progress(what, done, total))  # noqa: B023
+            for model, model_rows, what in (
                 (prompted, encoded, "scoring with the prompt"),
                 (plain, alone, "scoring without it"),
             )
         ]
         gold = [str(label) for label in gold_of(task, rows)]
-        said = [[prediction.text for prediction in some] for some in answers]
-        scores = [torch.tensor([[*(p.probabilities or {}).values()] for p in some]).log() for some in answers]
+        answers = [[prediction.text for prediction in of_model] for of_model in predictions]
+        scores = [
+            torch.tensor([[*(prediction.probabilities or {}).values()] for prediction in of_model]).log()
+            for of_model in predictions
+        ]
         names = list(task.words)
         change_BV = self._change(prompted, plain, encoded, alone)
         gold_B = torch.tensor([names.index(label) for label in gold])
         # The name of a file is nothing that the model reads.
         texts = [" ".join(text for name, text in texts_of(task, row).items() if name not in task.media) for row in rows]
         parts, checks = self._parts(prompted, encoded, rows)
-        heats, words_are_named = self._heats(prompted, plain, rows, gold, said)
+        heats, words_are_named = self._heats(prompted, plain, rows, gold, answers)
         words = handle.manifest.text
         return Explanation(
             prompt=handle.manifest.ref,
@@ -171,13 +174,13 @@ class _Explainer:
             text=[text for text in (words.before, words.after) if text] if words else [],
             split=self.split,
             rows=len(rows),
-            compared=paired_test(gold, said[0], said[1], "accuracy"),
+            compared=paired_test(gold, answers[0], answers[1], "accuracy"),
             raised=[] if change_BV is None else shifted_words(change_BV.mean(0), plain),
             lowered=[] if change_BV is None else shifted_words(change_BV.mean(0), plain, is_lowered=True),
             labels=label_shifts(names, gold_B, scores[0], scores[1], change_BV, plain),
             parts=parts,
-            flips=flip_counts(gold, said[1], said[0]),
-            slices=slices(texts, gold, said[1], said[0]),
+            flips=flip_counts(gold, answers[1], answers[0]),
+            slices=slices(texts, gold, answers[1], answers[0]),
             texts=heats,
             attention=self._attention(prompted, encoded),
             lens=self._lens(encoded),
@@ -340,9 +343,9 @@ class _Explainer:
         whole = Candidate(text=words, place="after" if text.after else "before", shots=list(range(len(shots))))
         left_out: list[tuple[PartKind, str, Candidate]] = []
         for number, shot in enumerate(text.shots):
-            kept = [n for n in whole.shots if n != number]
+            other_shots = [n for n in whole.shots if n != number]
             name = f"{' '.join(shot.fields.values())} ->{shot.answer}"
-            left_out.append(("example", name, whole.model_copy(update={"shots": kept})))
+            left_out.append(("example", name, whole.model_copy(update={"shots": other_shots})))
         patterns: dict[PartKind, str] = {"section": r"[^\n.!?]+[\n.!?]*", "word": r"\S+"}
         for kind, pattern in patterns.items():
             spans = list(re.finditer(pattern, words))
@@ -371,14 +374,14 @@ class _Explainer:
         plain: PromptedModel,
         rows: Sequence[Row],
         gold: Sequence[str],
-        said: Sequence[Sequence[str]],
+        answers: Sequence[Sequence[str]],
     ) -> tuple[list[TextHeat], Check]:
         """Word by word, rows that the prompt fixes, breaks and leaves; and whether the named words matter."""
         order = [
-            [n for n, g in enumerate(gold) if said[1][n] != g and said[0][n] == g],
-            [n for n, g in enumerate(gold) if said[1][n] == g and said[0][n] != g],
-            [n for n, g in enumerate(gold) if said[1][n] == g and said[0][n] == g],
-            [n for n, g in enumerate(gold) if said[1][n] != g and said[0][n] != g],
+            [n for n, g in enumerate(gold) if answers[1][n] != g and answers[0][n] == g],
+            [n for n, g in enumerate(gold) if answers[1][n] == g and answers[0][n] != g],
+            [n for n, g in enumerate(gold) if answers[1][n] == g and answers[0][n] == g],
+            [n for n, g in enumerate(gold) if answers[1][n] != g and answers[0][n] != g],
         ]
         turns = [group[turn] for turn in range(len(rows)) for group in order if turn < len(group)]
         heats: list[TextHeat] = []
@@ -388,7 +391,7 @@ class _Explainer:
             if len(heats) >= self.config.texts and (room <= 0 or len(heats) >= _MOST_WORD_ROWS):
                 break
             heat, row, num_tokens = self._heat(
-                prompted, plain, rows[number], gold[number], (said[1][number], said[0][number])
+                prompted, plain, rows[number], gold[number], (answers[1][number], answers[0][number])
             )
             heats.append(heat)
             occluded.append(row)
@@ -400,7 +403,7 @@ class _Explainer:
         return heats[: self.config.texts], check
 
     def _heat(
-        self, prompted: PromptedModel, plain: PromptedModel, row: Row, gold: str, said: tuple[str, str]
+        self, prompted: PromptedModel, plain: PromptedModel, row: Row, gold: str, answers: tuple[str, str]
     ) -> tuple[TextHeat, Occluded, int]:
         task = self.handle.task
         num_tokens = self.handle.encoder.encode([row])[0].num_tokens
@@ -420,12 +423,12 @@ class _Explainer:
         cache = None if self.handle.has_adapter else InputCache()
         scores_UC = [scores(plain, alone, cache), scores(prompted, encoded, cache)]
         labels = list(task.words)
-        drops = [(some[0] - some[1:])[:, labels.index(gold)].tolist() for some in scores_UC]
-        answer = labels.index(said[1])
+        drops = [(of_model[0] - of_model[1:])[:, labels.index(gold)].tolist() for of_model in scores_UC]
+        answer = labels.index(answers[1])
         heat = TextHeat(
             gold=gold,
-            said_without=said[0],
-            said_with=said[1],
+            said_without=answers[0],
+            said_with=answers[1],
             words=[
                 HeatWord(word=name, without=without_prompt, with_prompt=with_prompt)
                 for name, without_prompt, with_prompt in zip(names, *drops, strict=True)
@@ -448,10 +451,10 @@ class _Explainer:
             return replace(row, fields={**row.fields, field: value})
 
         if task.media:
-            ((seen, media),) = content_of(task, row).items()
+            ((field, media),) = content_of(task, row).items()
             assert isinstance(media, Media), "rows that are explained have been read"
             parts = media_pieces(media)
-            return parts.names, parts.columns, lambda left_out: with_value(seen, parts.without(left_out))
+            return parts.names, parts.columns, lambda left_out: with_value(field, parts.without(left_out))
         field = max(task.columns, key=lambda name: len(str(row.fields.get(name, ""))))
         # A long text in fewer pieces, since each of them is left out in a pass of its own.
         pieces = pieces_of(str(row.fields[field]), max(_FEWEST_WORDS, min(_MOST_WORDS, _ROW_TOKENS // num_tokens)))

@@ -176,15 +176,15 @@ class _Forms:
         self, form: Form, begin: Callable[[Listener], object], go_on: Callable[[str, Listener], object]
     ) -> HardResult | SearchResult:
         """The result of one form's search, begun or gone on with; its run's name is kept when it begins."""
-        known = self.run.read(_RUNS, FormRuns) or FormRuns()
+        runs = (self.run.read(_RUNS, FormRuns) or FormRuns()).runs
 
         def listen(event: Event) -> None:
             if isinstance(event, StartEvent):
-                self.run.write(_RUNS, FormRuns(runs={**known.runs, form: event.run}))
+                self.run.write(_RUNS, FormRuns(runs={**runs, form: event.run}))
             elif not isinstance(event, EndEvent):
                 self.run.listener(event)
 
-        name = known.runs.get(form)
+        name = runs.get(form)
         result = go_on(name, listen) if name else begin(listen)
         if not isinstance(result, SearchResult | HardResult) or result.status != "finished":
             raise Stopped

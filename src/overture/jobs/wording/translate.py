@@ -138,10 +138,10 @@ def _rows_of(manifest: Manifest, store: Store, path: Path | None) -> Splits:
     if path:
         return load_splits(task_with_data_of(manifest, path))
     run = run_of(store, manifest, "name the task file after the prompt")
-    begun = run.request()
-    task = validated(Task, begun.config.get("task"), str(run.folder / REQUEST))
+    run_request = run.request()
+    task = validated(Task, run_request.config.get("task"), str(run.folder / REQUEST))
     splits = load_splits(task)
-    check_rows_of(begun, splits, task.data)
+    check_rows_of(run_request, splits, task.data)
     return splits
 
 
