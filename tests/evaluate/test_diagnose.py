@@ -153,7 +153,7 @@ CASES: list[tuple[str, dict[str, Any], str]] = [
         {"result": run_result(compared={"in_context": against(0.001, -0.2)})},
         "-20.0 points",
     ),
-    ("interrupted", {"result": None}, "status 'running'"),
+    ("interrupted", {"result": None}, "killed; 2 epochs are done"),
 ]
 
 
@@ -163,6 +163,25 @@ def test_finding(make_run, name, changes, figures) -> None:
     assert [one.name for one in found] == [name]
     assert figures in found[0].evidence
     assert found[0].fix
+
+
+def test_an_interrupted_training_gets_no_advice_on_epochs(make_run) -> None:
+    run = make_run(ends=epochs((0.6, 0.8), (0.4, 0.5)), result=None)
+    (run.folder / "seed-0" / "result.json").unlink()
+    lines = (run.folder / "events.jsonl").read_text().splitlines(keepends=True)
+    (run.folder / "events.jsonl").write_text("".join(line for line in lines if '"norms"' not in line))
+    (found,) = diagnose(run)
+    assert (found.name, found.fix) == ("interrupted", f"overture resume {run.name}")
+
+
+def test_few_test_rows_of_a_search_are_told(make_run) -> None:
+    run = make_run(result=None, words={})
+    request = json.loads((run.folder / "run.json").read_text())
+    (run.folder / "run.json").write_text(json.dumps({**request, "kind": "search"}))
+    metrics = {split: part.dump() for split, part in scores(0.5, 0.3, 0.7, 18).items()}
+    (run.folder / "result.json").write_text(json.dumps({"metric": "accuracy", "metrics": metrics, "trials": []}))
+    (found,) = diagnose(run)
+    assert (found.name, "18 rows" in found.evidence) == ("few_rows", True)
 
 
 def test_a_fall_within_the_noise_of_batches_is_not_called_none(make_run) -> None:

@@ -93,7 +93,8 @@ def test_a_run_that_goes_on_shows_its_losses_and_its_end(client, root):
     assert 'class="wrong"' not in page.text
     after = text_of(client.get("/runs/mood-1"))
     assert "Resume" in after
-    assert "the validation loss still fell" in after
+    assert "the run was interrupted" in after
+    assert "the validation loss still fell" not in after
 
 
 def test_a_run_is_followed_by_events_until_its_end(client, root):

@@ -13,10 +13,11 @@ from pydantic import BaseModel
 
 from overture.core.records.events import DataEvent, DivergedEvent, EpochEvent, NormsEvent, SamplesEvent, StepEvent
 from overture.core.records.runs import Finding, RunStatus
+from overture.core.records.scores import SplitScores
 from overture.core.records.tune import SeedResult, TuneResult
 from overture.evaluate.history import overfitting
 from overture.evaluate.metric import answer_text
-from overture.store.runs import RESULT, STATUS, Run
+from overture.store.runs import RESULT, STATUS, Run, state_of
 
 # A loss that falls by less than this share of itself has not moved.
 _FLAT = 0.02
@@ -46,6 +47,13 @@ class _RequestPart(BaseModel):
 
     task: _TaskPart
     train: _TrainPart
+
+
+class _ScoredPart(BaseModel):
+    """The part of any run's result that says how good it is."""
+
+    metric: str
+    metrics: dict[str, SplitScores]
 
 
 @dataclass(slots=True)
@@ -108,7 +116,9 @@ def diagnose(run: Run, is_running: bool = False, store_flag: str = "") -> list[F
             for check in _CHECKS:
                 findings += [finding.model_copy(update={"seed": seed}) for finding in check(training)]
         result = run.read(RESULT, TuneResult)
-        findings += _of_result(result) if result else []
+        findings += [*_of_scores(result), *_of_result(result)] if result else []
+    elif scored := run.read(RESULT, _ScoredPart):
+        findings += _of_scores(scored)
     # The commands that a fix names are those of this run's task file.
     file = run.request().file
     return [finding.model_copy(update={"fix": finding.fix.replace("TASK.yaml", file)}) for finding in findings]
@@ -153,12 +163,15 @@ def _interrupted(run: Run, trainings: Sequence[Training], is_running: bool, stor
     status = run.read(STATUS, RunStatus)
     if run.is_finished or is_running or (status and status.status == "diverged"):
         return
-    why = ((status and status.why) or "").partition("\n")[0] or "it was stopped or killed"
+    state, why = state_of(run)
     num_epochs = sum(len(training.epochs) for training in trainings)
+    done = "no epoch is done"
+    if num_epochs:
+        done = f"{'one epoch is' if num_epochs == 1 else f'{num_epochs} epochs are'} done and kept"
     yield Finding(
         name="interrupted",
-        what="the run did not come to its end",
-        evidence=f"status {status.status if status else 'not started'!r}: {why}; {num_epochs} epochs are done",
+        what="the run was interrupted and has no result yet; resume it before you judge it",
+        evidence=f"it was {state}{': ' if why else ''}{why}; {done}",
         fix=(f"{status.fix}; then: " if status and status.fix else "") + f"overture resume {run.name}{store_flag}",
     )
 
@@ -253,7 +266,8 @@ def _check_loss(training: Training) -> Iterator[Finding]:
             evidence=f"{figures}{'' if is_flat else f', batches alone differ by up to {noise:.3f}'}{walked}",
             fix=raised if is_still else elsewhere,
         )
-    elif len(epochs) > 1 and epochs[-1].is_best:
+    elif (training.norms or training.result) and len(epochs) > 1 and epochs[-1].is_best:
+        # A training that was interrupted is to be resumed, not to be made longer.
         before, after = epochs[-2].validation_loss, epochs[-1].validation_loss
         if before - after > _STILL_FALLING * before:
             yield Finding(
@@ -334,7 +348,7 @@ _CHECKS: tuple[Callable[[Training], Iterator[Finding]], ...] = (
 # -- the result
 
 
-def _of_result(result: TuneResult) -> Iterator[Finding]:
+def _of_scores(result: TuneResult | _ScoredPart) -> Iterator[Finding]:
     split = "test" if "test" in result.metrics else "validation"
     score = result.metrics[split][result.metric]
     width = (score.high - score.low) / 2
@@ -347,6 +361,9 @@ def _of_result(result: TuneResult) -> Iterator[Finding]:
             f"95% interval {score.low:.3f} to {score.high:.3f}",
             fix=f"with about {wanted} {split} rows the interval is 5 points to each side of the score",
         )
+
+
+def _of_result(result: TuneResult) -> Iterator[Finding]:
     names = {"no_prompt": "the model without a prompt", "in_context": "examples in front of the row"}
     for control, compared in result.compared.items():
         if compared.p_value >= _SURE or compared.difference.value <= 0:
