@@ -84,6 +84,10 @@ def test_data_given_as_a_setting_is_found_from_elsewhere(make_task, tmp_path, mo
 
 def test_finished_run_tells_its_result_again(tuned, overture) -> None:
     assert overture("resume", "mood-1", "--json").json == tuned
+    again = overture("resume", "mood-1")
+    assert "came to its end already" in again.err
+    assert "finished after" not in again.err
+    assert "overture eval mood@1" in again.out
     assert overture("resume", "--json").json == {"runs": []}
 
 

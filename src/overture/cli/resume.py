@@ -1,5 +1,6 @@
 """``overture resume``: go on with a run of any kind."""
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -41,11 +42,12 @@ def resume_command(
         _list_runs(root, store, is_json)
         return
 
-    from overture.store.runs import Run
+    from overture.store.runs import RESULT, Run
     from overture.store.store import Store
 
     kept = Store(root, say)
-    kind = Run.open(kept.runs, run).request().kind
+    opened = Run.open(kept.runs, run)
+    kind = opened.request().kind
     check_processes(kind == "tune", f"resume of a run of kind {kind}")
     where = where_of(given)
     if where.on and kind not in ("tune", "search"):
@@ -56,6 +58,9 @@ def resume_command(
             wanted="seeds of a tuning run, or a search for trained prompts",
             fix="leave --on out",
         )
+    if opened.is_finished:
+        ended = datetime.fromtimestamp((opened.folder / RESULT).stat().st_mtime, UTC)
+        say(f"{opened.name} came to its end already, {ended:%Y-%m-%d %H:%M} UTC; nothing is left to do. Its result:")
     loading()
     if kind == "hard":
         from overture.jobs.wording.search import resume_words

@@ -122,12 +122,13 @@ def worked(
         The result; `StoppedRun` where Ctrl-C came before training.
     """
     result: Result | StoppedRun
-    shown, name, is_training = display(), run, False
+    shown, name, is_training, has_begun = display(), run, False, False
     started = time.monotonic()
     with StopRequest("stopping after this step; press Ctrl-C again to stop at once") as stop:
 
         def listen(event: Event) -> None:
-            nonlocal name, is_training
+            nonlocal name, is_training, has_begun
+            has_begun = True
             name = event.run if isinstance(event, StartEvent) else name
             # Each step of the plan begins without training.
             is_training = (is_training and not isinstance(event, StageEvent)) or isinstance(event, StepEvent)
@@ -147,7 +148,9 @@ def worked(
             more = {"resume": resume_line(name, store)} if name and isinstance(error, DiskFull) else {}
             show_error(error, is_json, **more)
             raise typer.Exit(error.exit_code) from None
-    remark(f"{result.run}: {result.status} after {seconds_text(time.monotonic() - started)}")
+    # A run that had ended before tells nothing but its result.
+    if has_begun:
+        remark(f"{result.run}: {result.status} after {seconds_text(time.monotonic() - started)}")
     return result
 
 
