@@ -11,10 +11,7 @@ answers of 24 tokens, on texts of 36 tokens that nobody asked about before, each
 
 import asyncio
 import json
-import os
 import random
-import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -25,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 import httpx2 as httpx
-import psutil
 
 from overture.core.files import write_json
 from overture.data.encode import Encoder
@@ -40,6 +36,7 @@ from overture.store.store import Store
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from servers import OVERTURE, Server, free_port, started
 from worker import _ANSWER, _LABELS, task_of, text_of
 
 from common import machine_facts, script_parser, start_facts
@@ -119,16 +116,13 @@ class Load:
             heard.gaps_s += [after - before for before, after in pairwise(times)]
         return reply.status_code, float(reply.headers.get("retry-after", 0))
 
-    async def kept_mb(self) -> float:
-        """Megabytes that the server says it keeps on purpose, within its limits: texts, and slots of answers."""
-        lines = (await self.client.get("/metrics")).text.splitlines()
-        kept = [
-            float(line.split()[1])
-            for line in lines
-            if line.startswith(("overture_engine_text_bytes ", "overture_engine_slot_bytes "))
-        ]
-        assert len(kept) == 2
-        return round(sum(kept) / 1e6, 1)
+    async def memory(self, server: Server, seconds: float) -> list[float]:
+        """Megabytes of the server, read ten times within so many seconds."""
+        values = []
+        for _ in range(10):
+            await asyncio.sleep(seconds / 10)
+            values.append(server.rss_mb)
+        return values
 
     async def closed(self, seconds: float) -> float:
         """Requests a second of so many clients."""
@@ -164,31 +158,26 @@ def shares(values: list[float]) -> dict[str, float]:
     return {**cut, "n": len(values)}
 
 
-def memory_of(process: Any) -> float:
-    """Megabytes of the server's processes."""
-    family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
-    return round(sum(member.memory_info().rss for member in family) / 1e6, 1)
-
-
-async def measured(url: str, texts: list[str], options: Any, process: Any) -> dict[str, Any]:
-    load = Load(url, texts)
+async def measured(server: Server, texts: list[str], options: Any) -> dict[str, Any]:
+    load = Load(server.url, texts)
     await load.closed(8)
     capacity = await load.closed(options.capacity_s)
     print("capacity", round(capacity, 2), flush=True)
-    before, kept_before = memory_of(process), await load.kept_mb()
-    heard = await load.opened(0.8 * capacity, options.steady_s)
+    heard, steady_mb = await asyncio.gather(
+        load.opened(0.8 * capacity, options.steady_s), load.memory(server, options.steady_s)
+    )
     steady = {
         "requests_per_s": round(heard.sent / options.steady_s, 2),
         "labels_s": shares(heard.labels_s),
         "first_token_s": shares(heard.first_s),
         "gap_s": shares(heard.gaps_s),
         "statuses": {str(status): num for status, num in heard.statuses.items()},
-        "rss_mb": [before, memory_of(process)],
-        "kept_mb": [kept_before, await load.kept_mb()],
+        "rss_mb": steady_mb,
     }
     print("steady", json.dumps(steady), flush=True)
-    before, kept_before = memory_of(process), await load.kept_mb()
-    heard = await load.opened(2 * capacity, options.overload_s, retries=True)
+    heard, overload_mb = await asyncio.gather(
+        load.opened(2 * capacity, options.overload_s, retries=True), load.memory(server, options.overload_s)
+    )
     overload = {
         "goodput_over_capacity": round(heard.answered / options.overload_s / capacity, 3),
         "retry_after_s": shares(heard.waits_s),
@@ -197,8 +186,7 @@ async def measured(url: str, texts: list[str], options: Any, process: Any) -> di
         "retries": len(heard.retries),
         "labels_s": shares(heard.labels_s),
         "first_token_s": shares(heard.first_s),
-        "rss_mb": [before, memory_of(process)],
-        "kept_mb": [kept_before, await load.kept_mb()],
+        "rss_mb": overload_mb,
     }
     print("overload", json.dumps(overload), flush=True)
     await load.client.aclose()
@@ -211,24 +199,16 @@ def main() -> None:
         parser.add_argument(f"--{name}-s", type=float, default=seconds)
     parser.add_argument("--max-wait", type=float, default=5.0)
     options = parser.parse_args()
-    started, texts = start_facts(), list[str]()
+    facts, texts = start_facts(), list[str]()
     with tempfile.TemporaryDirectory() as folder:
         make_store(Path(folder), texts, 8000)
-        words = ["serve", "--store", folder, "--port", "0", "--json", "--max-wait", str(options.max_wait)]
-        code = "from overture.cli.app import app; import sys; app(sys.argv[1:])"
-        environment = {**os.environ, "OMP_NUM_THREADS": str(options.threads)}
-        command = [sys.executable, "-c", code, *words]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
-        try:
-            assert process.stdout is not None
-            url = json.loads(process.stdout.readline())["url"]
-            result = asyncio.run(measured(url, texts, options, process))
-        finally:
-            process.send_signal(signal.SIGINT)
-            process.wait(60)
+        port = free_port()
+        words = ["serve", "--store", folder, "--port", str(port), "--quiet", "--max-wait", str(options.max_wait)]
+        with started([*OVERTURE, *words], port, options.threads, "/ready") as server:
+            result = asyncio.run(measured(server, texts, options))
     command_line = f"python bench/serve/load.py --capacity-s {options.capacity_s:g} --steady-s {options.steady_s:g} "
     command_line += f"--overload-s {options.overload_s:g} --max-wait {options.max_wait:g} --threads {options.threads}"
-    write_json(options.out / "load.json", {"command": command_line, **started, **result, **machine_facts()})
+    write_json(options.out / "load.json", {"command": command_line, **facts, **result, **machine_facts()})
 
 
 if __name__ == "__main__":

@@ -7,7 +7,8 @@
 - first: processor seconds to the first token under a compiled prompt and under none, one request at a time and 16 at
   once; on an idle machine these are seconds by the clock.
 - fan-out: 16 prompts at `after` on one text of 250 tokens beside one pass of the text under none, beside 16 passes of
-  the text with a question of 40 tokens, and once more on the text that is kept by then.
+  the text with a question of 40 tokens, and once more on the text that is kept by then; the prompts are vectors, which
+  run behind the text, and the columns of `prefix`, the default of `overture tune`, which do not.
 
     python bench/serve/worker.py --repeats 5 --threads 1 [--llama PYTHON]
 """
@@ -93,17 +94,17 @@ class Bench:
         self.worker = Worker(Host(served), options, tokens_per_second(served))
         self.numbers = iter(range(1 << 30))
 
-    def prompts(self, num: int, place: str, changes: dict[str, Any]) -> list[str]:
+    def prompts(self, num: int, place: str, changes: dict[str, Any], method: str = "vectors") -> list[str]:
         """Stored prompts with random vectors; their values do not matter to the clock."""
         task = task_of("served", **changes)
         source = prompt_source(self.backbone, Encoder(task, self.backbone.text.tokenizer))
-        prompt = PromptConfig(method="vectors", place=place, length=self.config.length)
+        prompt = PromptConfig(method=method, place=place, length=self.config.length)
         folders = []
         for number in range(num):
             folders.append(str(self.folder / f"{next(self.numbers)}"))
             manifest = Manifest(
                 name="served",
-                method="vectors",
+                method=method,
                 place=place,
                 length=self.config.length,
                 options={"prompt": prompt.model_dump(mode="json")},
@@ -273,12 +274,14 @@ def first_token(config: Config) -> dict[str, Any]:
 def fan_out(config: Config) -> dict[str, Any]:
     bench = Bench(config)
     prompts = bench.prompts(16, "after", _LABELS)
+    columns = bench.prompts(16, "after", _LABELS, "prefix")
     none = bench.without_prompt("none", _LABELS)
     asking = [
         bench.without_prompt(f"question {n}", _LABELS | {"template": f"{{text}}\n{n} {_QUESTION}"}) for n in range(16)
     ]
     known = bench.texts(1, 250)[0]
     bench.ask([(prompts, known)], "answer")
+    bench.ask([(columns, known)], "answer")
 
     def new(refs: Sequence[str]) -> None:
         bench.ask([(refs, bench.texts(1, 250)[0])], "answer")
@@ -294,12 +297,16 @@ def fan_out(config: Config) -> dict[str, Any]:
         "16 prompts": lambda: new(prompts),
         "16 passes": apart,
         "again": lambda: bench.ask([(prompts, known)], "answer"),
+        "16 prefixes": lambda: new(columns),
+        "prefixes again": lambda: bench.ask([(columns, known)], "answer"),
     }
     part = rounds_of(ways, config.num_repeats)
     ratios = {
         "over one pass": ratio(part, "16 prompts", "one pass"),
         "over 16 passes": ratio(part, "16 prompts", "16 passes"),
         "again over new": ratio(part, "again", "16 prompts"),
+        "prefixes over one pass": ratio(part, "16 prefixes", "one pass"),
+        "prefixes again over new": ratio(part, "prefixes again", "16 prefixes"),
     }
     return {**ratios, **part}
 
