@@ -1,8 +1,10 @@
 """`overture suggest`: a file to fill in, which the same command continues."""
 
 import csv
+import shlex
 from pathlib import Path
 
+import pytest
 from moods import rows_of
 
 
@@ -27,7 +29,7 @@ def test_rows_are_suggested_filled_in_and_continued(tuned, overture):
     assert [row["chosen_by"] for row in first] == ["teaches"] * 7 + ["random"] * 3
     assert all(row["label"] == "" and row["guess"] in ("good", "bad") for row in first)
     assert "suggest rows.csv --prompt mood -o rows-to-label.csv" in done.out
-    assert "task.yaml --set data.train=rows-to-label.csv --set 'data.drop=[unlabelled]'" in done.out
+    assert "task.yaml --set data.more=rows-to-label.csv" in done.out
     # Two are left open; the rest is filled in.
     write("rows-to-label.csv", [row | {"label": "" if number < 2 else "good"} for number, row in enumerate(first)])
     again = overture("suggest", "rows.csv", "--prompt", "mood", "-n", "10", "--random-share", "0.3", "--json").json
@@ -57,15 +59,24 @@ def test_rows_with_labels_are_not_suggested_and_wrong_files_are_refused(tuned, o
     assert overture("suggest", "rows.csv", "--prompt", "mood", "-n", "0").code == 2
 
 
-def test_the_next_command_tunes_where_the_task_splits_one_file(make_task, overture):
-    task = make_task(data={"path": "train.jsonl"})
-    assert overture("tune", task, "-q").code == 0
-    write("rows.csv", [{"text": row["text"]} for row in rows_of(60)])
+@pytest.mark.parametrize("source", ["train", "path"])
+def test_the_next_command_tunes_on_old_and_new_rows(make_task, overture, source):
+    task = make_task(shots=0, **({"data": {"path": "train.jsonl"}} if source == "path" else {}))
+    old = overture("tune", task, "--json").json["rows"]
+    write("rows.csv", [{"text": f"seen {row['text']}"} for row in rows_of(60)])
     done = overture("suggest", "rows.csv", "--prompt", "mood", "-n", "40")
-    assert "--set data.path=rows-to-label.csv --set 'data.drop=[unlabelled]'" in done.out
     filled = [row | {"label": ("good", "bad", "")[number % 3]} for number, row in enumerate(table("rows-to-label.csv"))]
     write("rows-to-label.csv", filled)
-    again = overture(
-        "tune", task, "--set", "data.path=rows-to-label.csv", "--set", "data.drop=[unlabelled]", "--set", "shots=0"
-    )
+    (command,) = [line for line in done.out.splitlines() if "overture tune" in line]
+    again = overture(*shlex.split(command)[1:], "--json")
     assert again.code == 0, again.err
+    num_more = sum(row["label"] != "" and row["chosen_by"] == "teaches" for row in filled)
+    assert again.json["rows"] == {**old, "train": old["train"] + num_more}
+
+
+def test_more_rows_repeat_none_of_the_splits(make_task, overture):
+    task = make_task(shots=0, data={"path": "train.jsonl", "drop": ["repeats"]})
+    old = overture("tune", task, "--json").json["rows"]
+    Path("again.jsonl").write_text(Path("train.jsonl").read_text())
+    assert overture("tune", task, "--set", "data.more=again.jsonl", "--json").json["rows"] == old
+    assert overture("tune", task, "--set", "data.more=gone.jsonl", "--json").code == 2

@@ -112,18 +112,14 @@ def command(
 
 
 def _training(store: "Store", manifest: "Manifest") -> str:
-    """The command that tunes on a file of rows, up to the file's name: the run says which task file it read."""
+    """The command that tunes on the rows of the run and on those of a file, up to the file's name."""
     from overture.store.runs import run_of
 
     try:
-        begun = run_of(store, manifest, "").request()
+        file = shlex.quote(run_of(store, manifest, "").request().file)
     except StoreError:
-        return "overture tune TASK.yaml --set data.train="
-    data = begun.config["task"]["data"]
-    source = next((key for key in ("path", "dataset") if data.get(key)), "")
-    # A task file that splits one file has no key for training rows alone.
-    key = "--set data.path=" if source == "path" else f"--set data.{source}=null --set data.train=" if source else ""
-    return f"overture tune {shlex.quote(begun.file)} {key or '--set data.train='}"
+        file = "TASK.yaml"
+    return f"overture tune {file} --set data.more="
 
 
 def _has_label(task: "Task", row: "Row") -> bool:
@@ -215,6 +211,6 @@ def _show(result: "Suggestions", again: str, training: str, flag: str) -> None:
         f"Fill in {result.label_field!r} in {result.output}. Next:",
         [
             f"{again} -o {output}",
-            f"{training}{output} --set 'data.drop=[unlabelled]'{flag}",
+            f"{training}{output}{flag}",
         ],
     )

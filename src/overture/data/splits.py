@@ -14,7 +14,7 @@ from overture.data.formats.options import FileOptions
 from overture.data.formats.parquet_table import names_of_features
 from overture.data.formats.split_names import split_named
 from overture.data.notices import Notices
-from overture.data.read import scan, table_of
+from overture.data.read import other_options, scan, table_of
 from overture.data.row import Row, missing_field
 from overture.data.rows import row_problems, texts_of
 from overture.data.task import Task
@@ -66,7 +66,9 @@ def load_splits(task: Task) -> Splits:
     problems: list[Problem] = []
     notices = Notices()
     read = _from_hub if task.data.dataset else _from_files
-    rows_of = kept_rows(task, _without_unlabelled_splits(task, read(task, problems, notices), notices), notices)
+    rows_of = _without_unlabelled_splits(task, read(task, problems, notices), notices)
+    # First, so that of rows that are repeated those of the task's own splits stay.
+    rows_of = kept_rows(task, {"more": _more_rows(task, problems, notices), **rows_of}, notices)
     for rows in rows_of.values():
         problems += _problems_of(task, rows)
     all_rows = [row for rows in rows_of.values() for row in rows]
@@ -76,7 +78,10 @@ def load_splits(task: Task) -> Splits:
             problems.append(_missing_everywhere(task, name, all_rows[0]))
     _raise_any(problems, _fix(task, problems, all_rows, notices))
 
-    sampled = _sampled(task, _drawn(task, without_repeats(task, rows_of, notices)), notices)
+    rows_of = without_repeats(task, rows_of, notices)
+    more = rows_of.pop("more")
+    drawn = _drawn(task, rows_of)
+    sampled = _sampled(task, {**drawn, "train": drawn["train"] + more}, notices)
     train = sampled["train"]
     labels = {task.spec.group(task, row) for row in train}
     if not train:
@@ -159,6 +164,23 @@ def _from_files(task: Task, problems: list[Problem], notices: Notices) -> dict[s
                 notices.add(subject, path.name, count=len(members), first=members[0].where, done="left out")
         rows_of.setdefault(name, [])
     return {name: rows_of[name] for name in SPLITS if name in rows_of}
+
+
+def _more_rows(task: Task, problems: list[Problem], notices: Notices) -> list[Row]:
+    """The rows of `data.more` that are for training."""
+    path = task.data.more
+    if path is None:
+        return []
+    table = scan(path, problems, other_options(path, task.data))
+    notices.extend(table.notices)
+    rows = rows_of_table(task, table, str(path))
+    unlabelled = [row for row in rows if is_unlabelled(task, row)]
+    labelled = [row for row in rows if not is_unlabelled(task, row)]
+    measuring = [row for row in labelled if row.fields.get("chosen_by") == "random"]
+    for kind, left_out in (("rows without a label", unlabelled), ("rows that chance chose, which measure", measuring)):
+        if left_out:
+            notices.add(kind, path.name, count=len(left_out), first=left_out[0].where, done="left out")
+    return [row for row in labelled if row.fields.get("chosen_by") != "random"]
 
 
 def _from_hub(task: Task, problems: list[Problem], notices: Notices) -> dict[str, list[Row]]:

@@ -39,6 +39,11 @@ class RowSources(Config):
     validation: Path | None = Field(None, description="Rows for choosing; drawn from the training rows if not given.")
     test: Path | None = Field(None, description="Rows for the final score; drawn from the training rows if not given.")
     path: Path | None = Field(None, description="One file that is split into training, validation and test rows.")
+    more: Path | None = Field(
+        None,
+        description="Further rows, all for training, such as a file of overture suggest; those without a label and "
+        "those that chance chose (chosen_by: random), which measure, are left out.",
+    )
     dataset: NonEmpty | None = Field(None, description="A data set of the Hugging Face Hub, read with `datasets`.")
     subset: NonEmpty | None = Field(None, description="The data set's configuration, such as sst2 of glue.")
 

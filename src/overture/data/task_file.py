@@ -7,7 +7,7 @@ from overture.core.config import read_yaml
 from overture.core.errors import ConfigError
 from overture.data.read import SUFFIXES
 
-PATHS = ("train", "validation", "test", "path", "root")
+PATHS = ("train", "validation", "test", "path", "more", "root")
 """Keys of ``data`` that are paths."""
 
 

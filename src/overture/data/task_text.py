@@ -12,8 +12,8 @@ import yaml
 from pydantic import BaseModel
 
 from overture.data.task import DataConfig, Task
+from overture.data.task_file import PATHS
 
-_PATHS = ("train", "validation", "test", "path", "root")
 _WIDTH = 100
 _YAML_WORDS = ("null", "true", "false", "yes", "off")
 _LETTERS = str.maketrans(
@@ -44,7 +44,7 @@ def task_text(values: Mapping[str, Any], folder: Path) -> str:
         if key == "data":
             lines.append("data:")
             for name, entry in value.items():
-                shown = os.path.relpath(entry, folder) if name in _PATHS else entry
+                shown = os.path.relpath(entry, folder) if name in PATHS else entry
                 lines += [*_comment(DataConfig, name, "  "), textwrap.indent(_entry(name, shown), "  ")]
         else:
             lines += [*_comment(Task, key), _entry(key, value)]

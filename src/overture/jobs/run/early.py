@@ -67,7 +67,7 @@ def rows_of(task: Task) -> Splits:
 def _state(task: Task) -> str:
     """The task with size and time of its files; those of the Hub are taken as they are."""
     data = task.data
-    paths = [path for path in (data.train, data.validation, data.test, data.path) if path is not None]
+    paths = [path for path in (data.train, data.validation, data.test, data.path, data.more) if path is not None]
     files = [file for path in paths for file in (path.rglob("*") if path.is_dir() else parts_of(path) or [path])]
     states = sorted((str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files if file.is_file())
     return json.dumps([task.dump(), states])

@@ -100,7 +100,7 @@ SHORT = {"adapter": "adapter.kind", "method": "prompt.method", "place": "prompt.
 """Settings that have a shorter name."""
 
 _SECTIONS = ("prompt", "train", "data", "search", "hard")
-_DATA_FILES = ("train", "validation", "test", "path")
+_DATA_FILES = ("train", "validation", "test", "path", "more")
 _DATA_KEYS = tuple(f"data.{name}" for name in _DATA_FILES)
 _SPREAD_KEYS = ("tensor_parallel", "shard")
 
