@@ -50,7 +50,7 @@ class Tracker(Protocol):
         ...
 
 
-class _Kept(Record):
+class _KeptIds(Record):
     """``trackers.json``: how a resumed run finds its records again."""
 
     mlflow: str | None = None
@@ -176,7 +176,7 @@ class _MLflow:
         from mlflow.tracking import MlflowClient
 
         self._client = MlflowClient()
-        kept = read_record(_Kept, folder / _FILE)
+        kept = read_record(_KeptIds, folder / _FILE)
         if kept and kept.mlflow:
             self._id = kept.mlflow
             self._client.update_run(self._id, status="RUNNING")
@@ -186,7 +186,7 @@ class _MLflow:
         self._id = self._client.create_run(experiment_id, run_name=run).info.run_id
         for name, value in params.items():
             self._client.log_param(self._id, name, value)
-        write_json(folder / _FILE, _Kept(mlflow=self._id).dump())
+        write_json(folder / _FILE, _KeptIds(mlflow=self._id).dump())
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         for name, value in values.items():

@@ -6,6 +6,9 @@ from datetime import UTC, datetime
 
 from overture.core.records.events import Event, PlanEvent, PlanStep, StageEvent, StartEvent, StepEvent
 
+_FIRST_SHARE = 0.05
+"""Share of a training from which on its own pace says how long it still takes."""
+
 
 class Whole:
     """How far the whole job is: the step of its plan, the time since its start and the time left.
@@ -21,7 +24,7 @@ class Whole:
         self._step = 0
         self._step_start = self._first_start = self._start
         self._trained: tuple[int, float] | None = None
-        self._share = 0.0
+        self._share = self._left_in_step = 0.0
 
     def __call__(self, event: Event) -> str:
         """Move on; returns the line that a step leaves behind when it begins, or nothing."""
@@ -60,12 +63,9 @@ class Whole:
         # How far measured and planned times differ so far corrects the plan of the remaining steps.
         pace = (self._step_start - self._first_start) / done if done > 0 else 1.0
         in_step = max(pace * planned[self._step - 1] - (self._clock() - self._step_start), 0.0)
-        if self._trained and self._share > self._FIRST_SHARE:
+        if self._trained and self._share > _FIRST_SHARE:
             in_step = self._left_in_step
         return in_step + pace * sum(planned[self._step :])
-
-    _FIRST_SHARE = 0.05
-    _left_in_step = 0.0
 
 
 def whole_of(events: Iterable[Event], now: float) -> Whole:

@@ -47,9 +47,9 @@ class SessionLearner:
         self.session, self.learnt = session, session.learnt().model_copy(update={"state": "loading", "problem": ""})
         self._tell()
         self.stored = host.open(session.facts.prompt)
-        self.config = _start_of(
-            self.stored.manifest.ref, config_of(self.stored.manifest), bool(self.stored.manifest.text)
-        )
+        manifest, start = self.stored.manifest, {"init": "prompt", "init_prompt": self.stored.manifest.ref}
+        # The prompt to train starts from the stored one, unless that one is of words.
+        self.config = PromptConfig() if manifest.text else config_of(manifest).model_copy(update=start)
         cache = InputCache(files=kept_inputs())
         self.learner = Learner(host.backbone, session.task, session.rows, self.config, session.store, cache)
         self.model: PromptedModel | None = None
@@ -94,9 +94,9 @@ class SessionLearner:
         """Answers to the rows kept apart, and the rows that teach most now."""
         session, learner = self.session, self.learner
         apart = sorted(session.apart)
-        said = learner.predictions(model, apart) if apart else []
-        taken = session.labels()
-        free = [index for index in range(len(session.rows)) if index not in taken and index not in session.apart]
+        predictions = learner.predictions(model, apart) if apart else []
+        labels = session.labels()
+        free = [index for index in range(len(session.rows)) if index not in labels and index not in session.apart]
         chosen = teaching(
             model,
             [learner.encoded[index] for index in free],
@@ -105,7 +105,7 @@ class SessionLearner:
             num_labels + session.facts.seed,
         )
         rounds = [old for old in self.learnt.rounds if old.num_labels != num_labels]
-        answers = {index: prediction.text for index, prediction in zip(apart, said, strict=True)}
+        answers = {index: prediction.text for index, prediction in zip(apart, predictions, strict=True)}
         rounds.append(LearntRound(num_labels=num_labels, said=answers))
         self._tell(
             state="waiting",
@@ -118,13 +118,13 @@ class SessionLearner:
         assert self.model is not None
         tensors, task = prompt_tensors(self.model.prompt), self.session.task
         testing = self.session.testing()
-        said = self.learner.predictions(self.model, list(testing)) if testing else []
+        predictions = self.learner.predictions(self.model, list(testing)) if testing else []
         # Rows that chance chose and nothing learnt from: they may tell how good the prompt is, and how sure.
         pairs = [
             (list(task.words).index(gold), prediction.shares or ())
-            for gold, prediction in zip(testing.values(), said, strict=True)
+            for gold, prediction in zip(testing.values(), predictions, strict=True)
         ]
-        answers = [prediction.said for prediction in said]
+        answers = [prediction.said for prediction in predictions]
         scores = {task.metric: bootstrap(task.metric, list(testing.values()), answers)} if testing else {}
         manifest = new_manifest(
             self.stored.manifest.name,
@@ -140,13 +140,6 @@ class SessionLearner:
             shares=kept_shares(pairs, "file", task.is_calibrated),
         )
         return str(ref_of(self.session.store.add(manifest, tensors)))
-
-
-def _start_of(ref: str, config: PromptConfig, is_text: bool) -> PromptConfig:
-    """The prompt to train: it starts from the stored prompt, unless that one is of words."""
-    if is_text:
-        return PromptConfig()
-    return config.model_copy(update={"init": "prompt", "init_prompt": ref})
 
 
 def run(store: Store, name: str, is_over: Callable[[], bool]) -> None:

@@ -445,8 +445,8 @@ class _Search:
             name, seed = f"cohort-{number}", self.state.work.config.seed
             members = tuple(trial.seeded(seed) for trial in alive)
             wording = alive[0].setting.wording
-            asked = Group(wording=wording, members=members, folder=name, values=name, is_scored=False)
-            fits = self.trainer.train(asked, decide, pause)
+            cohort = Group(wording=wording, members=members, folder=name, values=name, is_scored=False)
+            fits = self.trainer.train(cohort, decide, pause)
             # A candidate that diverges before its first validation spends too, or there might be no end of them.
             for trial in alive:
                 self.budget.count(trial.key, trial.cost.epoch_tokens * fits[trial.key].num_epochs)

@@ -170,9 +170,10 @@ class Space:
     def rate(self, pair: Pair, length: int) -> float:
         """The middle of a pair's rates for a prompt of this length; found and given rates are for the task's length."""
         prompt, method = self.config.prompt, METHODS[pair[0]]
-        given = self.config.train.lr if pair == (prompt.method, prompt.place) else None
-        known = self.rates.get(pair, given)
-        return known * method.share(length) / method.share(prompt.length) if known else method.rate(pair[1], length)
+        requested = self.config.train.lr if pair == (prompt.method, prompt.place) else None
+        if middle := self.rates.get(pair, requested):
+            return middle * method.share(length) / method.share(prompt.length)
+        return method.rate(pair[1], length)
 
     def assignments(self, setting: Setting, seed: int) -> list[str]:
         """The flags of `overture tune` that repeat a candidate from the same task file."""

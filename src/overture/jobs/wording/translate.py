@@ -178,10 +178,10 @@ class _Translator:
             task = task.scaled(1.0, {})
         # Labels of the rows that choose are not looked at: the soft prompt's answers stand in their place.
         names = list(task.words)
-        said = [names[index] for index in soft_BC["train"].argmax(1).tolist()]
+        answers = [names[index] for index in soft_BC["train"].argmax(1).tolist()]
         splits["train"] = [
             replace(row, fields={**row.fields, task.label_field: label})
-            for row, label in zip(splits["train"], said, strict=True)
+            for row, label in zip(splits["train"], answers, strict=True)
         ]
         shares = {name: soft_BC[name].exp() for name in ("train", "validation")}
         scorer = TextScorer(task, self.handle.backbone, splits, self.config.room, self.cache, shares)
@@ -230,20 +230,19 @@ class _Translator:
     def _raced(self, book: Book, scorer: TextScorer) -> tuple[list[Standing], list[StageResult]]:
         """Standings of candidates that came to the last rung, the nearest to the soft prompt first."""
         numbers = list(range(len(scorer.splits["validation"])))
-        known: dict[str, Standing] = {}
-        stages: list[StageResult] = []
+        standings: dict[str, Standing] = {}
 
         def best() -> list[Standing]:
-            return sorted(known.values(), key=lambda standing: -standing.log_likelihood)
+            return sorted(standings.values(), key=lambda standing: -standing.log_likelihood)
 
         def race(candidates: Sequence[Candidate]) -> None:
             entrants = {c.key: c for c in [Candidate(), *(s.candidate for s in best()[:_BEAM]), *candidates]}
             always, first = {Candidate().key}, self.config.first_rows
             for standing in raced([*entrants.values()], book.losses, numbers, first, _BEAM, always):
                 if standing.rows == len(numbers):
-                    known[standing.candidate.key] = standing
+                    standings[standing.candidate.key] = standing
 
-        race(self._said(scorer))
+        race(self._shifted_texts(scorer))
         proposers = {check_source(source): proposer_of(source) for source in self.config.chosen}
         by_stage = {stage: {n: p for n, p in proposers.items() if STAGES[n] == stage} for stage in _SIZES}
         rounds = [stage for stage in _SIZES for _ in range(1 if stage == "structure" else self.config.rounds)]
@@ -265,32 +264,31 @@ class _Translator:
             book.tried |= {*proposals.refused_keys, *(candidate.key for candidate in proposals.candidates)}
             candidates = self._affordable(proposals.candidates, scorer, room)
             race(candidates)
-            known_so_far = results.get(stage, StageResult(stage=stage, proposed=0, row_scores=0, best=[]))
-            refused = Counter(known_so_far.refused) + Counter(proposals.refused)
+            earlier = results.get(stage, StageResult(stage=stage, proposed=0, row_scores=0, best=[]))
+            refused = Counter(earlier.refused) + Counter(proposals.refused)
             results[stage] = StageResult(
                 stage=stage,
-                proposed=known_so_far.proposed + len(candidates),
+                proposed=earlier.proposed + len(candidates),
                 refused=dict(+refused),
-                row_scores=known_so_far.row_scores + book.row_scores - scored,
+                row_scores=earlier.row_scores + book.row_scores - scored,
                 best=best()[:_BEAM],
             )
             self._progress(f"round {number + 1}: {stage}")(number + 1, len(rounds))
-        stages = list(results.values())
-        return best(), stages
+        return best(), list(results.values())
 
     def _affordable(self, candidates: Sequence[Candidate], scorer: TextScorer, tokens: float) -> list[Candidate]:
         """The first candidates whose race takes at most so many tokens; those in front of the rows read them anew."""
-        num_rows, taken, affordable = len(scorer.splits["validation"]), 0.0, list[Candidate]()
+        num_rows, spent, affordable = len(scorer.splits["validation"]), 0.0, list[Candidate]()
         for candidate in candidates:
             rows = scorer.rows(candidate, "validation")[: self.config.first_rows]
             # Halving rungs that double their rows cost as much each.
             rungs = 1 + math.log2(max(1.0, num_rows / len(rows))) / 2
-            taken += scorer.live_tokens(candidate, rows) * rungs
-            if taken <= tokens:
+            spent += scorer.live_tokens(candidate, rows) * rungs
+            if spent <= tokens:
                 affordable.append(candidate)
         return affordable
 
-    def _said(self, scorer: TextScorer) -> list[Candidate]:
+    def _shifted_texts(self, scorer: TextScorer) -> list[Candidate]:
         """Texts of the words that the soft prompt makes likelier where the answer stands."""
         backbone = self.handle.backbone
         rows = self.handle.encoder.encode(list(scorer.splits["validation"])[:_SHIFT_ROWS])
@@ -304,13 +302,13 @@ class _Translator:
         texts = [f"\n{', '.join(words[:count])}" for count in (1, 2, 3, 5)] + [f" ({word})" for word in words]
         candidates = [Candidate(text=text, origin="shift") for text in texts]
         # Words that it raises in the rows of one answer, each in front of that answer's label word: examples in short.
-        said_B = scorer.shares["validation"][: len(rows)].argmax(1)
+        answers_B = scorer.shares["validation"][: len(rows)].argmax(1)
         label_words = [words[0] for words in scorer.task.words.values()]
         raised: list[list[str]] = []
         for number in range(len(label_words)):
-            is_said = said_B == number
-            if is_said.any() and not is_said.all():
-                change_V = change_BV[is_said].mean(0) - change_BV[~is_said].mean(0)
+            is_answer = answers_B == number
+            if is_answer.any() and not is_answer.all():
+                change_V = change_BV[is_answer].mean(0) - change_BV[~is_answer].mean(0)
                 likelier = [word.word.strip() for word in shifted_words(change_V, model, 24) if word.word[0] == " "]
                 raised.append([f"{word}{label_words[number]}\n" for word in likelier])
         for examples in islice(zip(*raised, strict=False), _SHORT_EXAMPLES):
