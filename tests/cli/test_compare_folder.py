@@ -123,6 +123,24 @@ def test_two_at_once(task, overture, tmp_path) -> None:
     assert (done.code, done.json["error"]) == (2, "StoreLocked")
 
 
+@pytest.mark.parametrize("labels", ["words", "vectors"])
+def test_a_default_that_changed_matters_where_it_has_an_effect(task, overture, labels) -> None:
+    """The factor of label vectors' rate was 1 by default; answers by label words have no such vectors."""
+    words = ["compare", task, "--way", "prefix-after", "--seeds", "1", "--size", "4", *FEW, "--json"]
+    words += ["--set", f"prompt.labels={labels}"]
+    assert overture(*words).code == 0
+    for path in (*Path("out/cells").glob("*.json"), *Path("out/rates").glob("*.json")):
+        kept = json.loads(path.read_text())
+        kept["config"]["settings"]["label_rate"] = 1.0
+        path.write_text(json.dumps(kept))
+    again = overture(*words)
+    if labels == "words":
+        assert again.code == 0, again.err
+    else:
+        assert (again.code, again.json["error"]) == (2, "StoreError")
+        assert "settings.label_rate" in again.json["problems"][0]
+
+
 def test_a_damaged_plan_is_told(task, overture) -> None:
     Path("out").mkdir()
     other = {"ways": ["lora"], "sizes": [4], "seeds": 1, "budget": None, "is_rate_tuned": True}

@@ -12,6 +12,7 @@ from overture.core.errors import ConfigError
 from overture.core.injection import Injection, ReadAt
 from overture.core.rows import Encoded
 from overture.data.encode import Encoder
+from overture.data.task import Task
 from overture.engine.backbone import Backbone
 from overture.engine.cache import InputCache
 from overture.engine.inputs import Inputs
@@ -24,6 +25,11 @@ from overture.store.artifact import load_artifact
 from overture.store.store import Store
 
 _MAX_TOKENS = 4096
+
+
+def predicts_words(backbone: Backbone, task: Task) -> bool:
+    """Whether the model predicts label words where the task reads."""
+    return backbone.has_head and (backbone.family.is_causal or task.has_mask)
 
 
 def prompt_source(
@@ -71,7 +77,7 @@ def prompt_source(
         has_words=backbone.family.has_words,
         states=partial(_states, backbone, examples) if examples else no_rows,
         probe=partial(_probe, backbone, encoder, examples, cache) if examples else no_rows,
-        predicts_words=backbone.has_head and (backbone.family.is_causal or encoder.task.has_mask),
+        predicts_words=predicts_words(backbone, encoder.task),
         captions=captions,
         texts=prompt_source(captions.backbone, encoder) if captions else None,
         label_texts=tuple(words[0].strip() for words in encoder.task.words.values()),

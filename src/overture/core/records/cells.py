@@ -27,6 +27,8 @@ BEFORE_RECORDED: dict[str, dict[str, Any]] = {
     "train": {"passes": 1, "average": 0.0, "class_weights": "none"},
 }
 """Options by part of an `Identity`: what cells did before there was the option, so that older cells stay usable."""
+LABEL_RATE = "label_rate"
+"""An option of label vectors. Identities of answers by label words have none, and what older cells recorded is void."""
 
 
 # -- what was run
@@ -180,6 +182,8 @@ class Identity(Record):
             elif value and wanted_value and name in BEFORE_RECORDED:
                 added = {key: old for key, old in BEFORE_RECORDED[name].items() if key in wanted_value}
                 options = added | value
+                if LABEL_RATE not in wanted_value:
+                    options.pop(LABEL_RATE, None)
                 # An option that one side lacks differs even from one that is null.
                 names += [
                     f"{name}.{key}"

@@ -8,10 +8,21 @@ from pathlib import Path
 from overture.core.errors import Problem, StoreError
 from overture.core.files import write_json
 from overture.core.records.base import Record, read_record
-from overture.core.records.cells import Cell, DivergedCell, Identity, Key, Plan, RateChoice, RightAnswers, RowText
+from overture.core.records.cells import (
+    LABEL_RATE,
+    Cell,
+    DivergedCell,
+    Identity,
+    Key,
+    Plan,
+    RateChoice,
+    RightAnswers,
+    RowText,
+)
 from overture.data.row import Row
 from overture.data.rows import gold_of, shown_rows
 from overture.data.task import portable
+from overture.evaluate.source import predicts_words
 from overture.evaluate.wrong import shortened
 from overture.jobs.compare.budget import Speed
 from overture.jobs.compare.cells import Lab
@@ -215,12 +226,15 @@ class CellFolder:
 
     def _identity(self, way: Way, key: Key, rate: float | None) -> Identity:
         lab, info = self.lab, self.lab.bench.backbone.info
+        settings = way.settings
+        if settings.get("labels") in ("auto", "words") and predicts_words(lab.bench.backbone, lab.task):
+            settings = {name: value for name, value in settings.items() if name != LABEL_RATE}
         train = way.config.train.with_steps(max(1, key.size), lab.min_steps).model_copy(update={"lr": rate})
         return Identity(
             task={name: value for name, value in portable(lab.task).items() if name not in ("data", "backbone")},
             data=self.data,
             rows=self._rows(key),
-            settings=way.settings,
+            settings=settings,
             train=train.model_dump(mode="json") if way.rates else None,
             weights=info.weights_sha256,
             model={

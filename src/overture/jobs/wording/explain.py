@@ -38,7 +38,7 @@ from overture.evaluate.facts import config_of, values_of
 from overture.evaluate.host import Handle
 from overture.evaluate.intervals import paired_test
 from overture.evaluate.scoring import check_answerable, predict
-from overture.evaluate.source import prompt_source
+from overture.evaluate.source import predicts_words, prompt_source
 from overture.explain.checks import agreement, completeness, deletion, randomisation, seed_stability
 from overture.explain.flips import flip_counts, slices
 from overture.explain.gradients import integrated
@@ -216,8 +216,9 @@ class _Explainer:
     ) -> Tensor | None:
         """The vocabulary's shift; None where labels are not read from words."""
         injection = prompted.injections(rows[:1])[0]
-        predicts_words = plain.backbone.has_head and (plain.backbone.family.is_causal or self.handle.task.has_mask)
-        if not predicts_words or (injection is not None and injection.labels is not None):
+        if not predicts_words(plain.backbone, self.handle.task) or (
+            injection is not None and injection.labels is not None
+        ):
             return None
         self.progress("reading the vocabulary's shift", 0, 1)
         return vocabulary_shift(prompted, plain, rows, alone)
