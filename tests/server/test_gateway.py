@@ -339,6 +339,22 @@ def test_a_prompt_of_another_model_is_409_and_listed_with_its_problem(client, ga
     assert gateway.store.versions("spam") == (1, 2)
 
 
+def test_words_found_with_another_model_are_refused_until_drift_is_allowed(client, gateway):
+    other = {**manifest_of("movie").backbone.model_dump(mode="json"), "weights_sha256": "x" * 64}
+    words = manifest_of("spam", backbone=other, text={"after": " Spam?", "after_ids": [1, 2]})
+    gateway.store.add(words, {})
+    refused = error_of(client.post("/v1/predict", json={"prompt": "spam", "inputs": ["x"]}), 409)
+    assert "--allow-drift" in refused["message"]
+    assert client.get("/v1/models/spam").json()["overture"]["problem"]
+    assert list(gateway.registry.refused()) == ["spam@2"]
+    gateway.registry.allow_drift = True
+    assert client.get("/v1/prompts/spam/drift").json()["fits"] is True
+    # The same words with the model that they were found with.
+    gateway.registry.allow_drift = False
+    gateway.store.add(words.model_copy(update={"backbone": manifest_of("spam").backbone}), {})
+    assert client.post("/v1/predict", json={"prompt": "spam@3", "inputs": ["x"]}).status_code != 409
+
+
 def test_a_version_with_an_alias_is_not_removed(client, gateway):
     gateway.add("movie")
     gateway.store.move_alias("movie@1", "prod")

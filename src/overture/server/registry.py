@@ -128,7 +128,8 @@ class Registry:
     def problem(self, prompt: Served) -> ArtifactError | None:
         """Why the loaded model cannot answer under a prompt; None where it can, or is not loaded yet."""
         known = self.engine.stats().backbone
-        if known is None or prompt.manifest is None or prompt.manifest.text is not None:
+        if known is None or prompt.manifest is None or (prompt.manifest.text and self.allow_drift):
+            # Any model can read words; whoever allows drift is told when the prompt is opened.
             return None
         wanted = prompt.manifest.backbone
         if self._model is None or self._model[0] != known:
@@ -140,7 +141,15 @@ class Registry:
         try:
             check_fingerprint(wanted, actual, self.allow_drift)
         except ArtifactError as error:
-            return error
+            if not prompt.manifest.text:
+                return error
+            return ArtifactError(
+                f"{error.what}; --allow-drift serves its words all the same",
+                got=error.got,
+                wanted=error.wanted,
+                fix="measure it with this model before you use it: its scores are of its own",
+                problems=error.problems,
+            )
         return None
 
     def names(self) -> tuple[str, ...]:
