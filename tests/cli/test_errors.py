@@ -13,6 +13,7 @@ TABLE = {
     "no such option": (["list", "--jsn"], "--jsn"),
     "missing argument": (["tune"], "TASK.yaml"),
     "wrong path": (["tune", "nowhere.yaml"], "no such file"),
+    "a file as the model": (["tune", "task.yaml", "--backbone", "./task.yaml"], "file of this kind is no model"),
     "wrong model": (["tune", "task.yaml", "--backbone", "./no-model"], "no such model folder"),
     "task is a data file": (["tune", "train.jsonl"], "overture init train.jsonl"),
     "task is a folder": (["tune", "."], "overture init ."),
@@ -54,7 +55,7 @@ def test_bad_input(case, words, make_task, overture) -> None:
 
 
 DATA = {
-    "empty file": ("", "no rows in the file"),
+    "empty file": ("", "no rows in the file (it is empty)"),
     "one label": ('{"text": "a", "label": "good"}\n' * 9, "only one label"),
     "not JSON": ("text\n", "not JSON"),
     "unknown label": ('{"text": "a", "label": "god"}\n{"text": "b", "label": "bad"}\n', "did you mean 'good'"),

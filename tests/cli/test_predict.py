@@ -184,6 +184,12 @@ def test_notices_name_no_options_of_task_files(prompts, overture, text):
     assert "data." not in done.err
 
 
+def test_fixes_name_no_options_of_task_files(prompts, overture):
+    Path("rows.yaml").write_text("Body: fine\n")
+    done = overture("predict", prompts["one"], "rows.yaml", "-o", "out.csv")
+    assert (done.code, ".jsonl" in done.err, "data." in done.err) == (2, True, False)
+
+
 def test_a_row_too_long_stops_all_only_where_asked(prompts, overture):
     Path("rows.csv").write_text(f"Body\nfine\n{'word ' * 40}\n")
     failed = overture("predict", prompts["one"], "rows.csv", "-o", "out.csv", "--on-error", "fail")

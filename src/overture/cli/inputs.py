@@ -4,7 +4,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -205,6 +205,7 @@ def _of_file(path: Path, tasks: Sequence[Task]) -> Inputs:
     table = scan(path, problems, other_options(path, task.data))
     lines = {line: problem for problem in problems if (line := _line_of(problem, path)) is not None}
     if len(lines) < len(problems) or _is_cut_off(path, table, lines):
+        problems = [replace(problem, fix="; ".join(_possible(problem.fix))) for problem in problems]
         raise DataError("the data cannot be read", where=str(path), problems=problems)
     root = str(folder_of(str(path)))
     rows = [(Row(fields, line, str(path), root), False) for fields, line in zip(table.rows, table.lines, strict=True)]
@@ -214,11 +215,15 @@ def _of_file(path: Path, tasks: Sequence[Task]) -> Inputs:
     return Inputs("file", [row for row, _ in rows], by_index, notices=notice_texts(map(_for_a_file, table.notices)))
 
 
+def _possible(advice: str) -> list[str]:
+    """The parts of an advice without those on options of task files, which a command on a file cannot be given."""
+    parts = advice.split("; ")
+    return [part for part in parts if not any(f"data.{option}" in part for option in FileOptions.model_fields)]
+
+
 def _for_a_file(notice: DataNotice) -> DataNotice:
-    """A notice without options of task files, which a command on a file cannot be given."""
-    parts = notice.done.split("; ")
-    kept = [part for part in parts if not any(f"data.{option}" in part for option in FileOptions.model_fields)]
-    if len(kept) == len(parts):
+    kept = _possible(notice.done)
+    if "; ".join(kept) == notice.done:
         return notice
     return notice.model_copy(update={"done": "; ".join([*kept, "if that is wrong, save the rows as .jsonl"])})
 

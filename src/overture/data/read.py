@@ -117,7 +117,8 @@ def scan(path: Path, problems: list[Problem], options: FileOptions = _DETECTED) 
     table = _table(items, source, container.name, is_plain=options.format in CONTAINERS)
     if not table.rows and len(problems) == num_before:
         left_out = "; ".join(notice.text for notice in table.notices if notice.count)
-        problems.append(Problem(str(path), "no rows in the file", left_out))
+        is_empty = not path.is_dir() and not source.raw.strip()
+        problems.append(Problem(str(path), "no rows in the file", "it is empty" if is_empty else left_out))
     return table
 
 

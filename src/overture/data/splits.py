@@ -87,8 +87,9 @@ def load_splits(task: Task) -> Splits:
     if not train:
         _raise_any([Problem("train", "no training rows")])
     if len(labels) == 1 and labels != {""}:
-        only = f"only one label in the {len(train)} training rows: {labels.pop()!r}"
-        _raise_any([Problem(train[0].file, only)])
+        only = f"only one label in the training rows: {labels.pop()!r}, rows: {len(train)}"
+        fix = f"add rows of other labels, or correct label_field ({task.label_field}) if labels are in another field"
+        _raise_any([Problem(train[0].file, only)], fix)
     if labels != {""}:
         _tell_labels(task, sampled, notices)
     for row in (row for rows in sampled.values() for row in rows):

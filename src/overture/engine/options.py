@@ -95,6 +95,9 @@ def check_source(name: str) -> None:
         if not path.is_file():
             raise BackboneError("no such GGUF file", where=name, fix="check the path")
     elif path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
+        if path.is_file():
+            what, wanted = "a file of this kind is no model", "a folder with safetensors, or a .gguf file"
+            raise BackboneError(what, where=name, wanted=wanted, fix="name the model's folder")
         raise BackboneError("no such model folder", where=name, fix="check the path")
     elif "/" not in name and not _OWNERLESS.match(name):
         raise BackboneError(

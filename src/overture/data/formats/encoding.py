@@ -45,7 +45,7 @@ def text_of(source: Source) -> str:
         line = error.object.count(b"\n", 0, error.start) + 1
         name = "UTF-8" if encoding in ("utf-8", "utf-8-sig") else encoding
         what = f"not {name} text (byte 0x{error.object[error.start]:02x})"
-        fix = "save it as UTF-8, or name its encoding with data.encoding, such as cp1252 or utf-16"
+        fix = "save it as UTF-8; or name its encoding with data.encoding, such as cp1252 or utf-16"
         source.problem(line, what, fix)
         return ""
     if "\0" in text:
