@@ -110,7 +110,9 @@ def test_resume_refuses_another_model(kill, overture, tiny, tmp_path) -> None:
 def test_a_moved_file_with_the_same_rows_is_fine(kill, overture, tmp_path) -> None:
     kill()
     (tmp_path / "train.jsonl").rename(tmp_path / "moved.jsonl")
-    assert overture("resume", "mood-1").code == 2
+    gone = overture("resume", "mood-1", "--json")
+    assert (gone.code, gone.json["error"]) == (2, "DataError")
+    assert gone.json["fix"].endswith("overture resume mood-1 --set data.train=FILE")
     assert overture("resume", "mood-1", "--set", "data.train=moved.jsonl", "--json").json["prompt"] == "mood@1"
 
 

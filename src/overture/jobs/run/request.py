@@ -100,8 +100,8 @@ SHORT = {"adapter": "adapter.kind", "method": "prompt.method", "place": "prompt.
 """Settings that have a shorter name."""
 
 _SECTIONS = ("prompt", "train", "data", "search", "hard")
-_DATA_FILES = ("train", "validation", "test", "path", "more")
-_DATA_KEYS = tuple(f"data.{name}" for name in _DATA_FILES)
+DATA_FILES = ("train", "validation", "test", "path", "more")
+_DATA_KEYS = tuple(f"data.{name}" for name in DATA_FILES)
 _SPREAD_KEYS = ("tensor_parallel", "shard")
 
 
@@ -288,7 +288,7 @@ def _check_adapter(config: TuneConfig) -> None:
 
 
 def _missing_files(data: Any) -> Iterator[Problem]:
-    for name in _DATA_FILES if isinstance(data, Mapping) else ():
+    for name in DATA_FILES if isinstance(data, Mapping) else ():
         path = Path(data[name]) if isinstance(data.get(name), str) and data[name] else None
         if path and not path.exists() and not parts_of(path):
             folder = path.parent

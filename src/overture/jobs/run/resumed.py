@@ -5,8 +5,10 @@ from typing import TypeVar
 
 from pydantic import BaseModel
 
+from overture.core.errors import DataError
 from overture.core.records.events import Listener
-from overture.jobs.run.request import TuneConfig, with_moved_data
+from overture.data.read import parts_of
+from overture.jobs.run.request import DATA_FILES, TuneConfig, with_moved_data
 from overture.store.runs import RESULT, Run
 from overture.store.store import Store
 
@@ -38,11 +40,20 @@ def resumed(
     Raises:
         StoreError: there is no such run.
         ConfigError: a setting is no data file's.
+        DataError: a data file is gone.
     """
     run = Run.open(store.runs, ref, listener)
     finished = run.read(RESULT, result)
     if finished is not None:
         return finished
     config = with_moved_data(run.config(request), settings)
+    files = {name: getattr(config.task.data, name) for name in DATA_FILES}
+    for name, path in files.items():
+        if path is not None and not path.exists() and not parts_of(path):
+            raise DataError(
+                "a data file of the run is not there any more",
+                where=str(path),
+                fix=f"put it back, or say where it is now: overture resume {run.name} --set data.{name}=FILE",
+            )
     store.check_can_add(config.task.name)
     return work(run, config)
