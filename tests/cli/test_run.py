@@ -82,6 +82,13 @@ def test_data_given_as_a_setting_is_found_from_elsewhere(make_task, tmp_path, mo
     assert config.task.data.train == tmp_path / "test.jsonl"
 
 
+def test_a_prompt_named_beside_the_option_is_told_to_be_a_text(tuned, overture) -> None:
+    done = overture("predict", "mood", "--prompt", "mood", "fine")
+    assert done.code == 0
+    assert "--prompt mood" in done.err
+    assert "note" not in overture("predict", "fine", "--prompt", "mood").err
+
+
 def test_finished_run_tells_its_result_again(tuned, overture) -> None:
     assert overture("resume", "mood-1", "--json").json == tuned
     again = overture("resume", "mood-1")

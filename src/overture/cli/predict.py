@@ -107,6 +107,10 @@ def command(
 
     # Everything that can be wrong is looked at before the model is loaded.
     kept = Store(store_root(store), say)
+    if prompts and prompt in kept.names():
+        say(
+            f"note: --prompt names the prompts, so {prompt!r} is read as a text; --prompt {prompt} asks that prompt too"
+        )
     folders, manifests, stored_tasks = zip(*(stored(kept, ref) for ref in refs), strict=True)
     tasks = list(stored_tasks)
     check_source(manifests[0].backbone.id)
