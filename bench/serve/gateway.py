@@ -229,14 +229,12 @@ def raw_requests(num: int = 10_000) -> dict[str, Any]:
     chunked = HEAD + b"transfer-encoding: chunked\r\n\r\n%x\r\n" % len(body) + body + b"\r\n0\r\n\r\n"
 
     def damaged() -> bytes:
-        raw = bytearray(
-            draw.choice([whole, chunked, whole + whole, b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"])
-        )
+        health = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
+        raw = bytearray(draw.choice([whole, chunked, whole + whole, health]))
         for _ in range(draw.randrange(4)):
             first = draw.randrange(len(raw) + 1)
-            part = draw.choice(
-                [b"", bytes(draw.randrange(256) for _ in range(draw.randrange(9))), raw[: draw.randrange(99)]]
-            )
+            noise = bytes(draw.randrange(256) for _ in range(draw.randrange(9)))
+            part = draw.choice([b"", noise, raw[: draw.randrange(99)]])
             raw[first : first + draw.randrange(9)] = part
         return bytes(raw)
 

@@ -29,16 +29,16 @@ def next_rate(rates: Sequence[float], trials: Sequence[Trial]) -> float | None:
     First those of the list, then up to two beyond it for as long as the best lies at an end of those tried, so that no
     way is compared at a rate that its list ended before. A step beyond is as long as the last one before it.
     """
-    known = sorted(trial.lr for trial in trials)
-    left = [rate for rate in rates if rate not in known]
+    tried_rates = sorted(trial.lr for trial in trials)
+    left = [rate for rate in rates if rate not in tried_rates]
     if left:
         return left[0]
-    if len(known) < 2 or len(known) >= len(rates) + FURTHER or all(trial.score is None for trial in trials):
+    if len(tried_rates) < 2 or len(tried_rates) >= len(rates) + FURTHER or all(trial.score is None for trial in trials):
         return None
     best = best_rate(rates, trials)
-    if best not in (known[0], known[-1]):
+    if best not in (tried_rates[0], tried_rates[-1]):
         return None
-    beside = known[1] if best == known[0] else known[-2]
+    beside = tried_rates[1] if best == tried_rates[0] else tried_rates[-2]
     return float(f"{best * best / beside:.1g}")
 
 

@@ -36,10 +36,10 @@ def concept_manifest(
         options: what made it.
         seconds: of training.
     """
-    known = versions()
+    packages = versions()
     with suppress(PackageNotFoundError):
         # An imported concept needs it only where it is used.
-        known["diffusers"] = version("diffusers")
+        packages["diffusers"] = version("diffusers")
     return Manifest(
         name=name,
         method=METHOD,
@@ -49,7 +49,7 @@ def concept_manifest(
         options=options or MadeWith(),
         backbone=BackboneRef(**asdict(info)),
         lineage=lineage,
-        versions=known,
+        versions=packages,
         trainable=sum(values.numel() for values in vectors.values()),
         seconds=seconds,
     )

@@ -51,14 +51,14 @@ class SampleRows:
         # A text that is not the right one word for word, and a number beside the right one, may be good.
         is_either = metric.is_right is not None or metric.of not in ("texts", "numbers")
         for number, shown in zip(self.numbers, self.shown, strict=True):
-            right, given = scored.gold[number], scored.predicted[number]
-            (is_right,) = metric.rows((right,), (given,))
+            right, answer = scored.gold[number], scored.predicted[number]
+            (is_right,) = metric.rows((right,), (answer,))
             share = scored.confidence[number] if scored.confidence else math.nan
             samples.append(
                 Sample(
                     text=shortened(shown.text),
                     gold=shortened(answer_text(right, shown.part)),
-                    predicted=shortened(answer_text(given, shown.part)),
+                    predicted=shortened(answer_text(answer, shown.part)),
                     confidence=round(share, 4) if math.isfinite(share) else None,
                     is_right=is_right if is_right or is_either else None,
                 )

@@ -68,9 +68,9 @@ class SearchConfig(Config):
 
     @model_validator(mode="after")
     def _one_budget(self) -> Self:
-        given = [name for name in ("seconds", "tokens", "money") if getattr(self, name) is not None]
-        if len(given) > 1:
-            raise ValueError(f"one budget at most, not {' and '.join(given)}")
+        budgets = [name for name in ("seconds", "tokens", "money") if getattr(self, name) is not None]
+        if len(budgets) > 1:
+            raise ValueError(f"one budget at most, not {' and '.join(budgets)}")
         if (self.money is None) != (self.price is None):
             raise ValueError("money and price (of an hour) go together")
         if self.lr and self.lr[0] > self.lr[1]:

@@ -45,9 +45,9 @@ def result_of(state: SearchState, plain: Sequence[PlainScore], race: Race) -> Se
     else:
         setting = state.trial(winner.number).setting
         kept = _best_seed(state, race, winner)
-    seen = state.reworded(setting.wording, ("train", *SPLITS))
-    model = state.loaded(seen, setting, kept.path) if kept else PromptedModel(work.backbone, None)
-    splits = [name for name in SPLITS if seen.rows[name]]
+    reworded = state.reworded(setting.wording, ("train", *SPLITS))
+    model = state.loaded(reworded, setting, kept.path) if kept else PromptedModel(work.backbone, None)
+    splits = [name for name in SPLITS if reworded.rows[name]]
     if "test" not in splits:
         work.notice("there are no test rows: validation rows chose the winner, so its score is too good")
     default = state.default_trial
@@ -56,15 +56,15 @@ def result_of(state: SearchState, plain: Sequence[PlainScore], race: Race) -> Se
             "the budget was enough to train the task file's own setting alone, so no other was tried: "
             "raise --tunes, --seconds, --tokens or --money"
         )
-    scored = {name: seen.score(model, name, f"scoring the winner, {name}") for name in splits}
+    scored = {name: reworded.score(model, name, f"scoring the winner, {name}") for name in splits}
     metrics = metrics_of(work.task, scored)
     trials = _trial_results(state, plain)
     first, chosen = (state.space.wordings[number].dump() for number in (0, setting.wording))
     stored, command = None, ""
     if kept:
         command = " ".join(["overture tune", state.run.request().file, *state.space.assignments(setting, kept.seed)])
-        shares = scored["validation"].kept_shares(seen.task, "validation") if "validation" in scored else None
-        stored = _stored(state, seen, setting, kept, metrics, shares)
+        shares = scored["validation"].kept_shares(reworded.task, "validation") if "validation" in scored else None
+        stored = _stored(state, reworded, setting, kept, metrics, shares)
     result = SearchResult(
         run=state.run.name,
         prompt=str(ref_of(stored)) if stored else None,

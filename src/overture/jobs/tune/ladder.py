@@ -42,8 +42,8 @@ def has_ladder(work: Work) -> bool:
 
 def can_probe(backbone: Backbone, rows: Mapping[str, Sequence[Encoded]]) -> bool:
     """Whether a layer can be chosen by a probe: of an encoder, by rows that have one label each."""
-    known = [*rows["train"], *rows["validation"]]
-    is_known = all(isinstance(row.target, OneOf) and row.target.label is not None for row in known)
+    labelled = [*rows["train"], *rows["validation"]]
+    is_known = all(isinstance(row.target, OneOf) and row.target.label is not None for row in labelled)
     is_enough = len({row.label for row in rows["train"]}) > 1 and len(rows["validation"]) > 0
     return backbone.family.kind == "encoder" and is_known and is_enough
 
