@@ -123,18 +123,26 @@ def test_two_at_once(task, overture, tmp_path) -> None:
     assert (done.code, done.json["error"]) == (2, "StoreLocked")
 
 
-@pytest.mark.parametrize("labels", ["words", "vectors"])
-def test_a_default_that_changed_matters_where_it_has_an_effect(task, overture, labels) -> None:
-    """The factor of label vectors' rate was 1 by default; answers by label words have no such vectors."""
-    words = ["compare", task, "--way", "prefix-after", "--seeds", "1", "--size", "4", *FEW, "--json"]
+@pytest.mark.parametrize(
+    ("way", "labels", "recorded", "fits"),
+    [
+        ("prefix-after", "words", 1.0, True),
+        ("prefix-after", "vectors", 1.0, False),
+        ("prefix-after", "vectors", None, True),
+        ("deep-after", "vectors", 1.0, True),
+    ],
+)
+def test_a_default_that_changed_matters_where_it_has_an_effect(task, overture, way, labels, recorded, fits) -> None:
+    """The factor of label vectors' rate was 1 by default. Label words have none, and a slow method's is 1 still."""
+    words = ["compare", task, "--way", way, "--seeds", "1", "--size", "4", *FEW, "--json"]
     words += ["--set", f"prompt.labels={labels}"]
     assert overture(*words).code == 0
     for path in (*Path("out/cells").glob("*.json"), *Path("out/rates").glob("*.json")):
         kept = json.loads(path.read_text())
-        kept["config"]["settings"]["label_rate"] = 1.0
+        kept["config"]["settings"]["label_rate"] = recorded
         path.write_text(json.dumps(kept))
     again = overture(*words)
-    if labels == "words":
+    if fits:
         assert again.code == 0, again.err
     else:
         assert (again.code, again.json["error"]) == (2, "StoreError")

@@ -64,8 +64,18 @@ def build_prompt(config: PromptConfig, source: PromptSource, seed: int) -> Built
         return built
     labels, bias = label_start(source, read_at)
     assert source.candidates is not None
-    slower = 1.0 if source.candidates.is_of_tokens else LABEL_RATE / method.rate(config.place, config.length)
-    return with_labels(built, labels, config.label_rate or min(1.0, slower), bias, read_at)
+    return with_labels(built, labels, label_rate_of(config, source.candidates.is_of_tokens), bias, read_at)
+
+
+def label_rate_of(config: PromptConfig, is_of_tokens: bool) -> float:
+    """The factor on the learning rate of label vectors: the one that is given, or the default.
+
+    Args:
+        config: the prompt.
+        is_of_tokens: whether the labels are compared at many tokens of a row.
+    """
+    slower = 1.0 if is_of_tokens else LABEL_RATE / method_of(config).rate(config.place, config.length)
+    return config.label_rate or min(1.0, slower)
 
 
 def _check_read_layer(config: PromptConfig, layer: int, num_layers: int) -> None:

@@ -28,7 +28,8 @@ BEFORE_RECORDED: dict[str, dict[str, Any]] = {
 }
 """Options by part of an `Identity`: what cells did before there was the option, so that older cells stay usable."""
 LABEL_RATE = "label_rate"
-"""An option of label vectors. Identities of answers by label words have none, and what older cells recorded is void."""
+"""An option of label vectors. Identities of answers by label words have none, and what older cells recorded is void.
+Where there are vectors they hold the rate itself; older cells may have none, which was the default that still is."""
 
 
 # -- what was run
@@ -184,6 +185,8 @@ class Identity(Record):
                 options = added | value
                 if LABEL_RATE not in wanted_value:
                     options.pop(LABEL_RATE, None)
+                elif options.get(LABEL_RATE, 0.0) is None:
+                    options[LABEL_RATE] = wanted_value[LABEL_RATE]
                 # An option that one side lacks differs even from one that is null.
                 names += [
                     f"{name}.{key}"

@@ -19,6 +19,7 @@ from overture.core.records.cells import (
     RightAnswers,
     RowText,
 )
+from overture.data.encode import Encoder
 from overture.data.row import Row
 from overture.data.rows import gold_of, shown_rows
 from overture.data.task import portable
@@ -28,6 +29,8 @@ from overture.jobs.compare.budget import Speed
 from overture.jobs.compare.cells import Lab
 from overture.jobs.compare.ways import Way
 from overture.jobs.verdict.files import CellFiles
+from overture.prompt.build import label_rate_of
+from overture.prompt.registry import method_of
 
 
 class PlanRequest(Record):
@@ -61,6 +64,7 @@ class CellFolder:
     def __init__(self, folder: Path, lab: Lab) -> None:
         self.folder, self.lab, self.files = folder, lab, CellFiles(folder)
         self.data = _digest({name: getattr(lab.splits, name) for name in ("train", "validation", "test")})
+        self._labels = Encoder(lab.task, lab.bench.backbone.text.tokenizer).candidates
         self._row_digests: dict[tuple[int, int], str] = {}
 
     # -- cells
@@ -226,9 +230,14 @@ class CellFolder:
 
     def _identity(self, way: Way, key: Key, rate: float | None) -> Identity:
         lab, info = self.lab, self.lab.bench.backbone.info
-        settings = way.settings
-        if settings.get("labels") in ("auto", "words") and predicts_words(lab.bench.backbone, lab.task):
-            settings = {name: value for name, value in settings.items() if name != LABEL_RATE}
+        settings = dict(way.settings)
+        if LABEL_RATE in settings:
+            prompt = way.config.prompt
+            del settings[LABEL_RATE]
+            has_words = prompt.labels != "vectors" and predicts_words(lab.bench.backbone, lab.task)
+            if self._labels is not None and not has_words and not method_of(prompt).needs_labels:
+                # The rate itself: what a default is may change.
+                settings[LABEL_RATE] = label_rate_of(prompt, self._labels.is_of_tokens)
         train = way.config.train.with_steps(max(1, key.size), lab.min_steps).model_copy(update={"lr": rate})
         return Identity(
             task={name: value for name, value in portable(lab.task).items() if name not in ("data", "backbone")},
