@@ -194,6 +194,11 @@ def test_a_fall_within_the_noise_of_batches_is_not_called_none(make_run) -> None
     assert "batches" in noisy.evidence
 
 
+def test_batches_that_hide_the_fall_of_the_validation_loss_are_not_called_flat(make_run) -> None:
+    (found,) = diagnose(make_run(losses=[0.7] * 64, ends=epochs((0.7, 0.9), (0.7, 0.6))))
+    assert found.name == "stopped_too_soon"
+
+
 def test_a_line_cut_by_a_kill_is_left_out(make_run) -> None:
     run = make_run()
     with open(run.folder / "events.jsonl", "a") as file:

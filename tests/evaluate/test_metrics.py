@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import f1_score
 
 from overture.core.errors import ConfigError, DataError
+from overture.evaluate.metric import answer_text
 from overture.evaluate.metrics import METRICS, metric_named
 
 PAIRS = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=60)
@@ -97,3 +98,13 @@ def test_word_error_rate_counts_edits_over_words():
     assert METRICS["wer"]([("a b", "c d")], ["c d"]) == 0
     assert METRICS["wer"](["你好"], ["你"]) == 0.5
     assert METRICS["wer"](["x"], [""]) == 1
+
+
+def test_numbers_are_shown_with_six_digits() -> None:
+    assert [answer_text(value) for value in (7.0, 3.571150153875351, 1234567.0, "3.0", ("a", "b"))] == [
+        "7",
+        "3.57115",
+        "1.23457e+06",
+        "3.0",
+        "a | b",
+    ]

@@ -236,6 +236,12 @@ def _check_diverged(training: Training) -> Iterator[Finding]:
         )
 
 
+def _validation_fell(epochs: Sequence[EpochEvent]) -> bool:
+    """Whether the validation loss of an epoch is clearly below that of the first."""
+    losses = [epoch.validation_loss for epoch in epochs]
+    return len(losses) > 1 and losses[0] - min(losses) > _STILL_FALLING * losses[0] > 0
+
+
 def _check_loss(training: Training) -> Iterator[Finding]:
     """Flat, rising, or still falling at the end."""
     steps, epochs = training.steps, training.epochs
@@ -252,7 +258,8 @@ def _check_loss(training: Training) -> Iterator[Finding]:
             evidence=figures + walked,
             fix=f"{training.rate_flag(0.1)}or overture lr TASK.yaml finds one",
         )
-    elif first - last < max(_FLAT * first, noise):
+    # Noise of the batches may hide what the validation rows show.
+    elif first - last < max(_FLAT * first, noise) and not _validation_fell(epochs):
         is_flat = first - last < _FLAT * first
         is_still = moved is not None and moved < _HARDLY_MOVED
         cause = ": the learning rate is too low" if is_still else ""

@@ -75,9 +75,9 @@ class Metric:
 
 
 def answer_text(answer: object, part: Callable[[Any], str] | None = None) -> str:
-    """An answer for people: parts of one with semicolons between, several answers with bars."""
+    """An answer for people: six digits of a number, parts with semicolons between, several answers with bars."""
     if not isinstance(answer, tuple):
-        return str(answer)
+        return f"{answer:.6g}" if isinstance(answer, float) else str(answer)
     if part:
         return "; ".join(map(part, answer)) or "none"
     # Without the row a span is its label with its places.
