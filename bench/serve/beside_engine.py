@@ -70,7 +70,7 @@ async def answered(load: Load, rows: Iterable[Row]) -> int:
 
     async def asking() -> None:
         for text, is_label, number in left:
-            status, _ = await (load._label if is_label else load._write)(text, number, heard)
+            status, _ = await (load.label if is_label else load.write)(text, number, heard)
             heard.statuses[status] += 1
 
     await asyncio.gather(*(asking() for _ in range(NUM_CLIENTS)))

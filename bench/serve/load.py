@@ -85,26 +85,28 @@ class Load:
     async def ask(self, heard: Heard, retries: bool = False) -> None:
         text, number, is_label = next(self.texts), self.chance.randrange(NUM_PROMPTS // 2), self.chance.random() < 0.5
         heard.sent += 1
-        status, retry_s = await (self._label if is_label else self._write)(text, number, heard)
+        status, retry_s = await (self.label if is_label else self.write)(text, number, heard)
         heard.statuses[status] += 1
         heard.answered += status == 200 and time.monotonic() < heard.end
         if status == 429:
             heard.waits_s.append(retry_s)
         if status == 429 and retries and retry_s and len(heard.retries) < 200:
             await asyncio.sleep(retry_s)
-            again, _ = await (self._label if is_label else self._write)(text, number, Heard())
+            again, _ = await (self.label if is_label else self.write)(text, number, Heard())
             heard.retries.append(again == 200)
             # Answered is answered, at the first time or at the second.
             heard.answered += again == 200 and time.monotonic() < heard.end
 
-    async def _label(self, text: str, number: int, heard: Heard) -> tuple[int, float]:
+    async def label(self, text: str, number: int, heard: Heard) -> tuple[int, float]:
+        """The status of a request for a label, and its `Retry-After`, 0 if there is none."""
         begin = time.monotonic()
         reply = await self.client.post("/v1/predict", json={"prompt": f"label{number}", "inputs": [text]})
         if reply.status_code == 200:
             heard.labels_s.append(time.monotonic() - begin)
         return reply.status_code, float(reply.headers.get("retry-after", 0))
 
-    async def _write(self, text: str, number: int, heard: Heard) -> tuple[int, float]:
+    async def write(self, text: str, number: int, heard: Heard) -> tuple[int, float]:
+        """The same of a request for an answer as a stream."""
         begin, times = time.monotonic(), list[float]()
         body = {"model": f"write{number}", "prompt": text, "stream": True, "logprobs": 0}
         async with self.client.stream("POST", "/v1/completions", json=body) as reply:
