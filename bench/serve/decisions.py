@@ -88,10 +88,10 @@ def made(folder: Path, num_texts: int) -> list[str]:
     return [text_of(small, 250, seed) for seed in range(num_texts)]
 
 
-def commands(folder: Path, model: str, vllm: str | None) -> dict[str, tuple[list[str], str, dict[str, str]]]:
+def commands(folder: Path, model: str, ours: str, vllm: str | None) -> dict[str, tuple[list[str], str, dict[str, str]]]:
     """How each server starts, the path that tells when it is ready, and its variables."""
     port = str(free_port())
-    serve = [*OVERTURE, "serve", "--store", str(folder / "store"), "--port", port, "--backbone", model]
+    serve = [*OVERTURE, "serve", "--store", str(folder / "store"), "--port", port, "--backbone", ours]
     ways = {"overture": ([*serve, "--quiet"], "/ready", dict[str, str]())}
     cli = [sys.executable, "-m", "transformers.cli.transformers"]
     options = ["--device", "cpu", "--dtype", "float32", "--port", str(free_port()), "--log-level", "error"]
@@ -103,12 +103,12 @@ def commands(folder: Path, model: str, vllm: str | None) -> dict[str, tuple[list
     return ways
 
 
-def running(folder: Path, model: str, vllm: str | None, threads: int, stack: ExitStack) -> dict[str, Server]:
-    """All servers, ready."""
+def running(folder: Path, model: str, options: Any, stack: ExitStack, ours: str | None = None) -> dict[str, Server]:
+    """All servers, ready; `ours` is the model's name here, where it is not its folder."""
     servers = {}
-    for name, (command, ready, env) in commands(folder, model, vllm).items():
+    for name, (command, ready, env) in commands(folder, model, ours or model, options.vllm).items():
         port = int(command[command.index("--port") + 1])
-        servers[name] = stack.enter_context(started(command, port, threads, ready, env))
+        servers[name] = stack.enter_context(started(command, port, options.threads, ready, env))
         print(name, "is ready", flush=True)
     return servers
 
@@ -126,7 +126,7 @@ def speed(options: Any) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         texts = in_own_process(made, Path(folder), options.num_repeats + 2)
         model = str(Path(folder) / "model")
-        servers = running(Path(folder), model, options.vllm, options.threads, stack)
+        servers = running(Path(folder), model, options, stack)
         labels = dict.fromkeys(_LABELS["labels"])
         questions = {
             f"q{number}": {"type": "choice", "instructions": f"{number} {_QUESTION}", "criteria": labels}
@@ -161,7 +161,7 @@ def accuracy(options: Any) -> dict[str, Any]:
         backbone = load_backbone("smollm2", device="cpu", dtype="float32")
         model = str(backbone.model.name_or_path)
         del backbone
-        servers = running(Path(folder), model, None, options.threads, stack)
+        servers = running(Path(folder), model, options, stack, "smollm2")
         for task, (instructions, field) in _ASKED.items():
             labels = sorted({row["label"] for row in rows_of(options.data, task, 1000)})
             right = dict.fromkeys(servers, 0)
