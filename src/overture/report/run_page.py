@@ -169,9 +169,9 @@ def verdict_words(facts: RunFacts) -> VerdictWords:
     scores = f"{metric} {against.a:.3f} against {against.b:.3f}"
     match _mood({"no_prompt": against}):
         case "sure":
-            also = f" (and read the doctor's findings below: {len(facts.findings)})" if facts.findings else ""
+            also = ". The doctor found something, too: see below." if facts.findings else ""
             return VerdictWords(
-                what=f"The tuned prompt is better than no prompt: {scores}.", why=figures, next=use + also
+                what=f"The tuned prompt is better than no prompt: {scores}.", why=figures, next=use.rstrip(".") + also
             )
         case "worse":
             what = f"The tuned prompt is worse than no prompt: {scores}."
