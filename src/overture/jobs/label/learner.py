@@ -27,7 +27,7 @@ from overture.train.fit import Fit, Validation
 from overture.train.options import TrainConfig
 
 Progress = Callable[[int, int], None]
-_BATCH, _FEWEST_STEPS, _MOST_STEPS = 8, 32, 96
+_BATCH, _FEWEST_STEPS, _MOST_STEPS = 8, 64, 96
 
 
 class Learner:
