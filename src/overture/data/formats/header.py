@@ -73,6 +73,7 @@ def with_names(names: Sequence[str], rows: _Lines, source: Source) -> list[Item]
             source.problem(line, what, f"the first line has {len(names)}; quote texts that hold the separator")
             known = {name: record[i] for i, name in columns.items() if i < len(record)}
             surplus = {f"column_{i + 1}": record[i] for i in range(len(names), len(record))}
+            # The first line's columns come first, and win where one of them is called like a surplus one.
             source.misfits[line] = known | surplus | known
     return [Item({name: record[i] for i, name in columns.items()}, line) for line, record in fitting]
 

@@ -232,10 +232,10 @@ class CellFolder:
         lab, info = self.lab, self.lab.bench.backbone.info
         settings = dict(way.settings)
         if LABEL_RATE in settings:
-            prompt = way.config.prompt
+            prompt, method = way.config.prompt, method_of(way.config.prompt)
             del settings[LABEL_RATE]
             has_words = prompt.labels != "vectors" and predicts_words(lab.bench.backbone, lab.task)
-            if self._labels is not None and not has_words and not method_of(prompt).needs_labels:
+            if self._labels is not None and not (has_words or method.needs_labels or method.in_captions):
                 # The rate itself: what a default is may change.
                 settings[LABEL_RATE] = label_rate_of(prompt, self._labels.is_of_tokens)
         train = way.config.train.with_steps(max(1, key.size), lab.min_steps).model_copy(update={"lr": rate})
