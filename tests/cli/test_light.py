@@ -119,6 +119,20 @@ assert not [name for name in {HEAVY!r} if name in sys.modules]
     subprocess.run([sys.executable, "-c", code], capture_output=True, cwd=tmp_path, check=True)
 
 
+def test_resume_of_a_finished_run_loads_nothing_heavy(tuned: dict, tmp_path: Path) -> None:
+    code = f"""
+import sys
+from overture.cli.app import app
+for words in (["resume", "mood-1"], ["resume", "mood-1", "--json"]):
+    try:
+        app(words, prog_name="overture")
+    except SystemExit as end:
+        assert not end.code
+assert not [name for name in {HEAVY!r} if name in sys.modules]
+"""
+    subprocess.run([sys.executable, "-c", code], capture_output=True, cwd=tmp_path, check=True)
+
+
 def test_python_api_is_lazy_and_pinned() -> None:
     assert overture.__all__ == [
         "Prediction",

@@ -175,6 +175,24 @@ def test_cells_of_rows_with_too_few_or_too_many_are_kept(prompts, overture):
     assert [bool(row["error"]) for row in table("out.csv")] == [False, True, True]
 
 
+@pytest.mark.parametrize("bad", ['{"id": 2, "Body": "lost', "[2]", "poor"])
+def test_text_of_lines_that_are_no_objects_is_kept(prompts, overture, bad):
+    lines = [json.dumps({"id": number, "Body": "fine"}) for number in (1, 3)]
+    text = f"{lines[0]}\n{bad}\n{lines[1]}\n"
+    Path("rows.jsonl").write_text(text)
+    for output, read in (("out.jsonl", objects), ("out.csv", table)):
+        assert overture("predict", prompts["one"], "rows.jsonl", "-o", output, "--on-error", "null").code == 0
+        first, second, third = read(output)
+        assert (second["unreadable_line"], second["label"] or None, bool(second["error"])) == (bad, None, True)
+        assert not first.get("unreadable_line")
+        assert str(third["id"]) == "3"
+    overture("predict", prompts["one"], "rows.jsonl", "-o", "skip.csv", "--on-error", "skip")
+    assert [(row["id"], "unreadable_line" in row) for row in table("skip.csv")] == [("1", False), ("3", False)]
+    whole = json.dumps({"Subject": "a", "Body": "fine"})
+    printed = overture("predict", prompts["two"], "-", stdin=f"{whole}\n{bad}\n")
+    assert json.loads(printed.out.splitlines()[1])["input"] == bad
+
+
 @pytest.mark.parametrize("text", ["id;Body\n1;fine\n2;poor\n", "1;fine\n2;poor\n3;fine\n4;poor\n"])
 def test_notices_name_no_options_of_task_files(prompts, overture, text):
     Path("rows.csv").write_text(text)

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from overture.core.errors import DataError, Problem
-from overture.core.records.data import DataNotice, notice_texts
+from overture.core.records.data import notice_texts
+from overture.data.formats.form import UNREADABLE
 from overture.data.formats.media_folders import media_files
-from overture.data.formats.options import FileOptions
 from overture.data.formats.registry import container_of
 from overture.data.media.read import SUFFIXES as MEDIA_SUFFIXES
 from overture.data.media.read import modality_of
@@ -31,7 +31,7 @@ class Inputs:
 
     Args:
         source: where they come from.
-        rows: all of them; those of lines that cannot be read have no fields.
+        rows: all of them; a line that cannot be read has its text, or its cells, as fields.
         problems: what is wrong with a row under every prompt, by the row's index.
         partly: what is wrong with rows under some of the prompts.
         notices: what was assumed or left out.
@@ -42,11 +42,6 @@ class Inputs:
     problems: dict[int, list[Problem]] = field(default_factory=dict)
     partly: list[Problem] = field(default_factory=list)
     notices: list[str] = field(default_factory=list)
-
-    @property
-    def columns(self) -> list[str]:
-        """The rows' own fields, in the order of their first occurrence."""
-        return list(dict.fromkeys(name for row in self.rows for name in row.fields))
 
     def raise_if_bad(self, is_any_too_many: bool) -> None:
         """Refuse the rows if none can be predicted, or, with `is_any_too_many`, if one cannot.
@@ -203,29 +198,19 @@ def _of_file(path: Path, tasks: Sequence[Task]) -> Inputs:
             return _of_lines("file", _text_lines(raw, str(path)), tasks, str(path))
     problems: list[Problem] = []
     table = scan(path, problems, other_options(path, task.data))
+    # Options of task files cannot be set by a command on a file.
+    problems = [replace(problem, setting="") for problem in problems]
     lines = {line: problem for problem in problems if (line := _line_of(problem, path)) is not None}
     if len(lines) < len(problems) or _is_cut_off(path, table, lines):
-        problems = [replace(problem, fix="; ".join(_possible(problem.fix))) for problem in problems]
         raise DataError("the data cannot be read", where=str(path), problems=problems)
     root = str(folder_of(str(path)))
     rows = [(Row(fields, line, str(path), root), False) for fields, line in zip(table.rows, table.lines, strict=True)]
     bad_rows = [(Row(dict(table.misfits.get(line, {})), line, str(path)), True) for line in lines]
     rows = sorted([*rows, *bad_rows], key=lambda pair: pair[0].line) if bad_rows else rows
+    advice = {"setting": "if that is wrong, save the rows as .jsonl"}
+    notices = [notice.model_copy(update=advice) if notice.setting else notice for notice in table.notices]
     by_index = {index: [lines[row.line]] for index, (row, is_bad) in enumerate(rows) if is_bad}
-    return Inputs("file", [row for row, _ in rows], by_index, notices=notice_texts(map(_for_a_file, table.notices)))
-
-
-def _possible(advice: str) -> list[str]:
-    """The parts of an advice without those on options of task files, which a command on a file cannot be given."""
-    parts = advice.split("; ")
-    return [part for part in parts if not any(f"data.{option}" in part for option in FileOptions.model_fields)]
-
-
-def _for_a_file(notice: DataNotice) -> DataNotice:
-    kept = _possible(notice.done)
-    if "; ".join(kept) == notice.done:
-        return notice
-    return notice.model_copy(update={"done": "; ".join([*kept, "if that is wrong, save the rows as .jsonl"])})
+    return Inputs("file", [row for row, _ in rows], by_index, notices=notice_texts(notices))
 
 
 def _line_of(problem: Problem, path: Path) -> int | None:
@@ -270,10 +255,11 @@ def _of_lines(source: Source, lines: Sequence[str], tasks: Sequence[Task], name:
         if fields is None and (takes_text or not line.strip()):
             fields = dict.fromkeys(names, line)
         elif fields is None:
-            wanted = f"wanted a JSON object with {', '.join(names)}"
-            problem = Problem(f"{name}:{number}", f"a text, but the template has {len(names)} fields", wanted)
+            fix = f"wanted a JSON object with {', '.join(names)}"
+            problem = Problem(f"{name}:{number}", f"a text, but the template has {len(names)} fields", fix)
             inputs.problems[number - 1] = [problem]
-        inputs.rows.append(Row(fields or {}, number, name, str(Path.cwd())))
+            fields = {UNREADABLE: line}
+        inputs.rows.append(Row(fields, number, name, str(Path.cwd())))
     return inputs
 
 

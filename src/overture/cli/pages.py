@@ -8,17 +8,22 @@ from overture.core.errors import OvertureError
 
 
 def written_page(run: str, store: Path | None) -> str:
-    """Write the page of a finished run; its path, or nothing where it could not be written.
+    """The path of a finished run's page, which is written if there is none; empty where it could not be written.
 
     Args:
         run: the run's name.
         store: as the user gave it.
     """
-    from overture.jobs.run.pages import write_page
-    from overture.store.runs import Run
+    from overture.store.runs import PAGE, Run
 
     try:
-        return str(write_page(Run.open(store_root(store) / "runs", run), store_flag(store)))
+        opened = Run.open(store_root(store) / "runs", run)
+        if (opened.folder / PAGE).is_file():
+            return str(opened.folder / PAGE)
+        # Charts take a second to import.
+        from overture.jobs.run.pages import write_page
+
+        return str(write_page(opened, store_flag(store)))
     except (OvertureError, OSError) as error:
         say(f"note: the page of the run could not be written: {error}")
         return ""

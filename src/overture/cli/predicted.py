@@ -2,11 +2,13 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from overture.cli.inputs import Inputs
 from overture.core.errors import Problem
 from overture.core.rows import Prediction
+from overture.data.formats.form import UNREADABLE
 from overture.data.media.read import plain
 from overture.data.task import Task
 from overture.data.write import ColumnType
@@ -27,7 +29,10 @@ class Predicted:
 
     def __init__(self, inputs: Inputs, tasks: Sequence[Task], refs: Sequence[str], on_error: str) -> None:
         self.inputs, self.tasks, self.refs, self.on_error = inputs, tasks, refs, on_error
-        self._own = inputs.columns
+        # Rows that are skipped need no column.
+        skipped = inputs.problems if on_error == "skip" else {}
+        rows = [row for index, row in enumerate(inputs.rows) if index not in skipped]
+        self._own_columns = list(dict.fromkeys(name for row in rows for name in row.fields))
         # What each prompt answers is known from its first answer.
         self._answer_columns: list[dict[str, ColumnType] | None] = [None] * len(tasks)
 
@@ -49,7 +54,7 @@ class Predicted:
         line: dict[str, Any] = {}
         if self.inputs.source == "file":
             line = {"where": row.where, "row": row_fields}
-        line["input"] = shown_inputs[0] if same else row_fields
+        line["input"] = row_fields.get(UNREADABLE, shown_inputs[0] if same else row_fields)
         answers = [_shown(task, outcome) for task, outcome in zip(self.tasks, outcomes, strict=True)]
         if self.refs:
             return {**line, "prompts": dict(zip(self.refs, answers, strict=True))}
@@ -82,7 +87,7 @@ class Predicted:
 
     def columns(self) -> dict[str, ColumnType]:
         """The columns of a table: the rows' own, those of the answers, and one for what went wrong."""
-        columns: dict[str, ColumnType] = dict.fromkeys(self._own, "any")
+        columns: dict[str, ColumnType] = dict.fromkeys(self._own_columns, "any")
         for number, task in enumerate(self.tasks):
             known = self._answer_columns[number] or {task.spec.answer_key: "text"}
             if self.on_error == "null":
@@ -93,7 +98,7 @@ class Predicted:
     def notices(self) -> list[str]:
         """Notices of answers whose columns were renamed, because the rows have a column of that name."""
         names = ["prompts"] if self.refs else [name for columns in self._answer_columns for name in columns or {}]
-        renamed = [f"{name!r} is in {self._free(name)!r}" for name in names if name in self._own]
+        renamed = [f"{name!r} is in {self._free(name)!r}" for name in names if name in self._own_columns]
         return [f"the rows have columns of the same names: {', '.join(renamed)}"] if renamed else []
 
     def _column(self, number: int, name: str) -> str:
@@ -101,7 +106,7 @@ class Predicted:
 
     def _free(self, name: str) -> str:
         """A column name that the rows do not have."""
-        while name in self._own:
+        while name in self._own_columns:
             name = f"predicted_{name}"
         return name
 
@@ -109,7 +114,7 @@ class Predicted:
 def _shown(task: Task, outcome: Outcome) -> dict[str, Any]:
     if isinstance(outcome, Prediction):
         return task.spec.shown(task, outcome)
-    reasons = "; ".join(problem.what + (f" ({problem.fix})" if problem.fix else "") for problem in outcome)
+    reasons = "; ".join(str(replace(problem, where="")) for problem in outcome)
     return {task.spec.answer_key: None, "error": reasons}
 
 

@@ -1,8 +1,9 @@
 """``overture resume``: go on with a run of any kind."""
 
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -10,11 +11,15 @@ from overture.cli.hard import show_forms, show_words
 from overture.cli.options import Given, JsonOption, StoreOption, run_names, store_root, with_flags
 from overture.cli.out import console, emit, loading, say
 from overture.cli.report import show_next, show_result
-from overture.cli.search import finish_search
+from overture.cli.search import show_search
 from overture.cli.tables import Column, show_table
 from overture.cli.tune import WHERE, finish, resume_line, where_of, worked
 from overture.core.errors import ConfigError
 from overture.core.launch import check_processes
+
+if TYPE_CHECKING:
+    from overture.core.records.runs import RunKind
+    from overture.store.runs import Run
 
 
 @with_flags(*WHERE)
@@ -61,43 +66,51 @@ def resume_command(
     if opened.is_finished:
         ended = datetime.fromtimestamp((opened.folder / RESULT).stat().st_mtime, UTC)
         say(f"{opened.name} came to its end already, {ended:%Y-%m-%d %H:%M} UTC; nothing is left to do. Its result:")
+        _show_finished(opened, kind, store, is_json)
+        return
     loading()
+    go_on, show = _work_of(kind)
+    places = {"where": where} if kind in ("tune", "search") else {}
+    result = worked(
+        lambda listener, stop: go_on(run, kept, listener, stop, settings=settings or [], **places), store, is_json, run
+    )
+    finish(result, store, is_json, show)
+
+
+def _show_finished(run: "Run", kind: "RunKind", store: Path | None, is_json: bool) -> None:
+    """Print the result of a finished run from its folder; the packages that its work needs are not imported."""
+    from overture.core.records.hard import FormsResult, HardResult
+    from overture.core.records.search import SearchResult
+    from overture.core.records.tune import TuneResult
+    from overture.store.runs import RESULT
+
+    records: dict[RunKind, tuple[Any, Any]] = {
+        "tune": (TuneResult, show_result),
+        "search": (SearchResult, show_search),
+        "hard": (HardResult, show_words),
+        "forms": (FormsResult, show_forms),
+    }
+    record, show = records[kind]
+    finish(run.read(RESULT, record), store, is_json, show)
+
+
+def _work_of(kind: "RunKind") -> tuple[Callable[..., Any], Callable[[Any, str], None]]:
+    """The function that resumes a run of a kind, and the one that prints its result."""
     if kind == "hard":
         from overture.jobs.wording.search import resume_words
 
-        searched_words = worked(
-            lambda listener, stop: resume_words(run, kept, listener, stop, settings=settings or []), store, is_json, run
-        )
-        finish(searched_words, store, is_json, show_words)
-        return
+        return resume_words, show_words
     if kind == "forms":
         from overture.jobs.wording.forms import resume_forms
 
-        compared_forms = worked(
-            lambda listener, stop: resume_forms(run, kept, listener, stop, settings=settings or []), store, is_json, run
-        )
-        finish(compared_forms, store, is_json, show_forms)
-        return
+        return resume_forms, show_forms
     if kind == "search":
         from overture.jobs.search.search import resume_search
 
-        searched = worked(
-            lambda listener, stop: resume_search(run, kept, listener, stop, settings=settings or [], where=where),
-            store,
-            is_json,
-            run,
-        )
-        finish_search(searched, store, is_json)
-        return
+        return resume_search, show_search
     from overture.jobs.tune.tune import resume
 
-    result = worked(
-        lambda listener, stop: resume(run, kept, listener, stop, settings=settings or [], where=where),
-        store,
-        is_json,
-        run,
-    )
-    finish(result, store, is_json, show_result)
+    return resume, show_result
 
 
 def _list_runs(root: Path, store: Path | None, is_json: bool) -> None:

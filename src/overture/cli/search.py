@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from overture.core.records.search import RateResult, SearchResult
-    from overture.core.records.tune import StoppedRun
 
 _MAX_TABLE_TRIALS = 20
 
@@ -98,15 +97,11 @@ def search_command(
 
     file = shlex.quote(str(task))
     result = worked(lambda listen, stop: search(config, kept, listen, stop, file=file, where=where), store, is_json)
-    finish_search(result, store, is_json)
+    finish(result, store, is_json, show_search)
 
 
-def finish_search(result: "SearchResult | StoppedRun", store: Path | None, is_json: bool) -> None:
-    """Print a search's result and exit with its code."""
-    finish(result, store, is_json, _show)
-
-
-def _show(result: "SearchResult", flag: str) -> None:
+def show_search(result: "SearchResult", flag: str) -> None:
+    """Print a search: its trials, the race, the winner, what it cost, and the next commands."""
     out = console()
     out.print()
     show_trials(out, result)

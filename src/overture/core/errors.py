@@ -27,15 +27,28 @@ _MAX_LINES = 5
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing that is wrong: where it is, what stands there, what should."""
+    """One thing that is wrong.
+
+    Args:
+        where: file and line, field or option.
+        what: what stands there.
+        fix: what should stand there, or what the user can do.
+        setting: what an option of the task file can do about it; commands without a task file leave it out.
+    """
 
     where: str
     what: str
     fix: str = ""
+    setting: str = ""
+
+    @property
+    def advice(self) -> str:
+        """All that the user can do."""
+        return "; ".join(filter(None, (self.fix, self.setting)))
 
     def __str__(self) -> str:
         where = f"{self.where}: " if self.where else ""
-        return f"{where}{self.what}" + (f" ({self.fix})" if self.fix else "")
+        return f"{where}{self.what}" + (f" ({self.advice})" if self.advice else "")
 
 
 def problem_lines(problems: Iterable[Problem], most: int = 20) -> list[str]:
@@ -48,7 +61,9 @@ def problem_lines(problems: Iterable[Problem], most: int = 20) -> list[str]:
     alike: dict[tuple[str, str, str], list[str]] = {}
     for problem in problems:
         file, colon, line = problem.where.rpartition(":")
-        alike.setdefault((file + colon or problem.where, problem.what, problem.fix), []).append(line if colon else "")
+        alike.setdefault((file + colon or problem.where, problem.what, problem.advice), []).append(
+            line if colon else ""
+        )
     lines = []
     for (place, what, fix), rows in list(alike.items())[:most]:
         more = f" and {len(rows) - _MAX_LINES} more rows" if len(rows) > _MAX_LINES else ""

@@ -53,7 +53,7 @@ class Table:
         names: the names of numbered labels, by field, where the file holds them; the rows have the names.
         settings: options that were guessed and that a task file should state.
         notices: what was assumed, left out or mended.
-        misfits: the cells of rows with too few or too many, as fields, by line; such rows are among the problems.
+        misfits: what lines say that cannot be read as rows, as fields, by line; such lines are among the problems.
     """
 
     rows: Records = field(default_factory=list)
@@ -171,11 +171,12 @@ def _opened(path: Path, source: Source) -> Container | None:
     container = named or container_of(inner, raw[:_HEAD_BYTES])
     if container is None:
         is_sheet = inner.suffix.lower() in (".xls", ".xlsb", ".ods")
-        fix = f"known: {', '.join(SUFFIXES)}; or say it with data.format"
-        fix = "save the sheet as .xlsx or CSV (UTF-8)" if is_sheet else fix
-        source.problems.append(Problem(str(path), f"unknown suffix {inner.suffix!r}", fix))
+        fix, setting = f"known: {', '.join(SUFFIXES)}", "or say it with data.format"
+        if is_sheet:
+            fix, setting = "save the sheet as .xlsx or CSV (UTF-8)", ""
+        source.problem(0, f"unknown suffix {inner.suffix!r}", fix, setting)
     elif not named and inner.suffix.lower() not in container.suffixes:
-        source.notices.add(f"read as {container.name}", path.name, done="set data.format if it is not")
+        source.notices.add(f"read as {container.name}", path.name, setting="set data.format if it is not")
     return container
 
 
@@ -185,7 +186,7 @@ def _table(items: list[Item], source: Source, format: str, is_plain: bool = Fals
     shape = named_shape or (None if is_plain or source.options.format else shape_of(items))
     if shape is not None:
         if named_shape is None:
-            source.notices.add(f"read as {shape.title}", source.name, done=f"data.format: {shape.name}")
+            source.notices.add(f"read as {shape.title}", source.name, setting=f"data.format: {shape.name}")
             source.settings["format"] = shape.name
         items = shape.read(items, source)
     for name, labels in source.names.items():
@@ -231,8 +232,8 @@ def _find_splits(items: list[Item], source: Source) -> None:
     elif not name or not all(splits) or "train" not in splits:
         return
     else:
-        done = "data.split_field: false draws splits instead"
-        source.notices.add(f"the field {name!r} names each row's split", source.name, done=done)
+        setting = "data.split_field: false draws splits instead"
+        source.notices.add(f"the field {name!r} names each row's split", source.name, setting=setting)
     for item, split in zip(items, splits, strict=True):
         item.split = split or ""
 

@@ -18,7 +18,6 @@ from overture.report.charts import TRAINING, VALIDATION, WIDE, data, interval_ch
 from overture.report.render import rendered
 from overture.report.units import p_text
 
-PAGE = "page.html"
 _MAX_POINTS, _MAX_LABELS = 120, 25
 _SURE = 0.05
 

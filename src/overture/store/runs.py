@@ -2,7 +2,8 @@
 
 ``run.json`` the request, ``status.json`` how the run stands, ``events.jsonl`` what happened, ``controls.json`` the
 model without a tuned prompt, ``checkpoint.safetensors`` the training of all seeds, ``seed-N/result.json`` each seed,
-``wrong.json`` the rows that the stored prompt answers wrongly, ``result.json`` the end.
+``wrong.json`` the rows that the stored prompt answers wrongly, ``result.json`` the end,
+``page.html`` the result for people.
 """
 
 import json
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 REQUEST, STATUS, EVENT_LINES, RESULT = "run.json", "status.json", "events.jsonl", "result.json"
+PAGE = "page.html"
 WRONG_ROWS = "wrong.json"
 _BEGINNING = {REQUEST, STATUS, EVENT_LINES, "notices.json", ".lock", "tensorboard", "trackers.json"}
 """Files of a run in which nothing was measured or trained yet."""

@@ -18,6 +18,7 @@ class DataNotice(Record):
     unit: str = Field("row", description="what is counted, in the singular")
     first: str = Field("", description="the first one, as file:line")
     done: str = Field("", description="what was done about it, or what can be done")
+    setting: str = Field("", description="what an option of the task file can do about it")
 
     @property
     def text(self) -> str:
@@ -29,7 +30,8 @@ def notice_texts(notices: Iterable[DataNotice]) -> list[str]:
     """One sentence for each kind: ``empty text: Subject 32 rows, Body 13 rows, first a.csv:17 (left out)``."""
     groups: dict[tuple[str, str], list[DataNotice]] = {}
     for notice in notices:
-        groups.setdefault((notice.kind, notice.done), []).append(notice)
+        done = "; ".join(filter(None, (notice.done, notice.setting)))
+        groups.setdefault((notice.kind, done), []).append(notice)
     texts = []
     for (kind, done), members in groups.items():
         parts = [_part(notice) for notice in members[:_MAX_SUBJECTS]]

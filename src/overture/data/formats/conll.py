@@ -37,8 +37,8 @@ def _read(source: Source) -> list[Item]:
     token = layout.token if source.options.token_column is None else source.options.token_column - 1
     if layout.name and sentences:
         columns = f"column {token + 1} as the token, {tag + 1 if tag >= 0 else 'the last'} as the tag"
-        done = f"{columns}; or set data.token_column and data.tag_column"
-        source.notices.add(f"read as {layout.name}", source.name, done=done)
+        setting = "or set data.token_column and data.tag_column"
+        source.notices.add(f"read as {layout.name}", source.name, done=columns, setting=setting)
     items = []
     width = 0
     for sentence in sentences:

@@ -36,8 +36,8 @@ def text_of(source: Source) -> str:
         encoding = _guessed(raw)
         if encoding != "utf-8":
             source.settings["encoding"] = encoding
-            done = "or set data.encoding"
-            source.notices.add(f"text that is not UTF-8 is read as {encoding}", source.name, done=done)
+            kind = f"text that is not UTF-8 is read as {encoding}"
+            source.notices.add(kind, source.name, setting="or set data.encoding")
     try:
         text = raw.decode(encoding)
     except UnicodeDecodeError as error:
@@ -45,8 +45,8 @@ def text_of(source: Source) -> str:
         line = error.object.count(b"\n", 0, error.start) + 1
         name = "UTF-8" if encoding in ("utf-8", "utf-8-sig") else encoding
         what = f"not {name} text (byte 0x{error.object[error.start]:02x})"
-        fix = "save it as UTF-8; or name its encoding with data.encoding, such as cp1252 or utf-16"
-        source.problem(line, what, fix)
+        setting = "or name its encoding with data.encoding, such as cp1252 or utf-16"
+        source.problem(line, what, "save it as UTF-8", setting)
         return ""
     if "\0" in text:
         line = text.count("\n", 0, text.index("\0")) + 1

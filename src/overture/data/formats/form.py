@@ -12,6 +12,8 @@ from overture.data.notices import Notices
 Record = dict[str, Any]
 Records = list[Record]
 Problems = list[Problem]
+UNREADABLE = "unreadable_line"
+"""The field that keeps the text of a line that is no row."""
 
 
 @dataclass(slots=True)
@@ -41,7 +43,8 @@ class Source:
         notices: everything that was assumed, dropped or mended.
         settings: options that were guessed and that a task file should state.
         names: the names of numbered labels, by field, where the file holds them.
-        misfits: the cells of rows with too few or too many, as fields, by line.
+        misfits: what lines say that cannot be read as rows, as fields, by line: the cells of rows with too few or too
+            many, else the line's text as `UNREADABLE`.
     """
 
     file: str
@@ -62,9 +65,9 @@ class Source:
         """``file:line``."""
         return f"{self.file}:{line}"
 
-    def problem(self, line: int, what: str, fix: str = "") -> None:
-        """Report what is wrong on a line, or in the file as a whole if the line is 0."""
-        self.problems.append(Problem(self.place(line) if line else self.file, what, fix))
+    def problem(self, line: int, what: str, fix: str = "", setting: str = "") -> None:
+        """Report what is wrong on a line, or in the file as a whole if the line is 0; see `Problem`."""
+        self.problems.append(Problem(self.place(line) if line else self.file, what, fix, setting))
 
 
 @dataclass(frozen=True, slots=True)

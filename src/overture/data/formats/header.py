@@ -90,8 +90,8 @@ def _names(records: _Lines, source: Source) -> tuple[list[str], _Lines]:
         source.notices.add(
             "the first line holds values, not names",
             source.name,
-            done=f"the columns are called column_1 to column_{len(first)}; data.header names them, or is true "
-            "if the first line holds names",
+            done=f"the columns are called column_1 to column_{len(first)}",
+            setting="data.header names them, or is true if the first line holds names",
         )
     if header is False:
         return [f"column_{i}" for i in range(1, len(first) + 1)], records

@@ -1,7 +1,7 @@
 """JSON lines: one object on each line."""
 
 from overture.data.formats.encoding import text_of
-from overture.data.formats.form import Container, Item, Source
+from overture.data.formats.form import UNREADABLE, Container, Item, Source
 from overture.data.formats.json_values import decoder, not_an_object, reason
 
 
@@ -17,11 +17,13 @@ def items_of_text(text: str, source: Source) -> list[Item]:
             fields = decode(line)
         except (ValueError, RecursionError) as error:
             source.problem(number, f"not JSON: {reason(error)}")
+            source.misfits[number] = {UNREADABLE: line.removesuffix("\r")}
             continue
         if isinstance(fields, dict):
             items.append(Item(fields, number))
         else:
             source.problem(number, *not_an_object(fields))
+            source.misfits[number] = {UNREADABLE: line.removesuffix("\r")}
     return items
 
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from overture.data.formats.encoding import text_of
-from overture.data.formats.form import Container, Item, Record, Source
+from overture.data.formats.form import UNREADABLE, Container, Item, Record, Source
 from overture.data.formats.header import USUAL_NAMES, named, with_names
 from overture.data.formats.json_lines import items_of_text
 from overture.data.formats.json_values import decoder, not_an_object, reason
@@ -80,6 +80,7 @@ def _items(values: list[Any], lines: list[int], source: Source) -> list[Item]:
             items.append(Item(value, line))
         else:
             source.problem(line, *not_an_object(value))
+            source.misfits[line] = {UNREADABLE: json.dumps(value, ensure_ascii=False)}
     return items
 
 
@@ -108,14 +109,14 @@ def _of_object(value: Record, source: Source) -> list[Item]:
                 records = [record["row"] for record in records]
             return _without_index(_numbered(records, source), value, source)
     if _are_by_label(value, source):
-        source.notices.add("read as texts by label", source.name, done="data.header: true reads the keys as columns")
+        source.notices.add("read as texts by label", source.name, setting="data.header: true reads the keys as columns")
         value = {"data": _of_labels(value)}
     parts = list(value.values())
     if len(parts) > 1 and all(isinstance(part, dict) and part for part in parts):
         return _of_nested(value, source)
     if _are_columns(value):
-        done = "data.header: false reads the keys as labels"
-        source.notices.add("read as a table by columns of lists", source.name, done=done)
+        setting = "data.header: false reads the keys as labels"
+        source.notices.add("read as a table by columns of lists", source.name, setting=setting)
         return [Item(dict(zip(value, row, strict=True)), line) for line, row in enumerate(zip(*parts, strict=True), 1)]
     return _numbered(value["data"] if isinstance(value.get("data"), list) else [value], source)
 

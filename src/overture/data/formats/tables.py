@@ -27,7 +27,7 @@ def _read(source: Source, default: str) -> list[Item]:
         separator = SEPARATORS[source.options.separator] if source.options.separator else _separator(text, default)
         if separator != default and not source.options.separator:
             name = next(name for name, sign in SEPARATORS.items() if sign == separator)
-            source.notices.add(f"columns are separated by {name}s", source.name, done="or set data.separator")
+            source.notices.add(f"columns are separated by {name}s", source.name, setting="or set data.separator")
             source.settings["separator"] = name
         records = _records(text, separator, _has_quotes(text, separator, source), source, first_line)
     finally:
@@ -78,7 +78,7 @@ def _has_quotes(text: str, separator: str, source: Source) -> bool:
     except csv.Error:
         is_quoted = False
     kind = "quotes enclose cells" if is_quoted else "quotes are part of the text"
-    source.notices.add(kind, source.name, done="or set data.quotes")
+    source.notices.add(kind, source.name, setting="or set data.quotes")
     return is_quoted
 
 

@@ -11,12 +11,12 @@ from overture.core.records.runs import RunKind
 from overture.core.records.search import SearchResult
 from overture.core.records.tune import Evaluation, TuneResult
 from overture.evaluate.diagnose import diagnose, read
-from overture.report.run_page import PAGE, PromptFacts, RunFacts, write_run_page
+from overture.report.run_page import PromptFacts, RunFacts, write_run_page
 from overture.report.search_page import write_search_page
 from overture.report.words_page import write_forms_page, write_words_page
 from overture.store.artifact import TENSORS_FILE, read_manifest
 from overture.store.manifest import Manifest
-from overture.store.runs import RESULT, Run
+from overture.store.runs import PAGE, RESULT, Run
 from overture.store.usage import predict_command, sample_input
 
 

@@ -24,7 +24,7 @@ from overture.server.pages.lines import NUM_COLOURS, Line, line_chart
 from overture.server.pages.live import Shown, followed, stamp_of
 from overture.server.pages.site import REPORT_HEADERS, Site, query_of
 from overture.server.security import Visit
-from overture.store.runs import EVENT_LINES, RESULT, WRONG_ROWS, Run, newest_runs, read_if_whole, state_of
+from overture.store.runs import EVENT_LINES, PAGE, RESULT, WRONG_ROWS, Run, newest_runs, read_if_whole, state_of
 
 PAGE_SIZE = 40
 _LARGE_BYTES = 5_000_000
@@ -366,12 +366,13 @@ def routes(site: Site) -> APIRouter:
     @router.get("/runs/{name}/report")
     def report(request: Request, name: str) -> Response:
         """The finished report of a run."""
-        # Charts load what a server that shows none does not need.
-        from overture.jobs.run.pages import write_page
-        from overture.report.run_page import PAGE
-
         run = open_run(site, request, name)
-        path = run.folder / PAGE if (run.folder / PAGE).is_file() else write_page(run)
+        path = run.folder / PAGE
+        if not path.is_file():
+            # Charts load what a server that shows none does not need.
+            from overture.jobs.run.pages import write_page
+
+            path = write_page(run)
         return HTMLResponse(path.read_text(encoding="utf-8"), headers=REPORT_HEADERS)
 
     return router
