@@ -18,8 +18,10 @@ def written_page(run: str, store: Path | None) -> str:
 
     try:
         opened = Run.open(store_root(store) / "runs", run)
-        if (opened.folder / PAGE).is_file():
-            return str(opened.folder / PAGE)
+        page = opened.folder / PAGE
+        # The picture is written last: without it the writing was cut off.
+        if page.is_file() and page.with_suffix(".png").is_file():
+            return str(page)
         # Charts take a second to import.
         from overture.jobs.run.pages import write_page
 
