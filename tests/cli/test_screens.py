@@ -307,7 +307,7 @@ def doctor_screen(out: Console) -> None:
         "gpu": None, "gflops": {"float32": 61.0, "bfloat16": 20.0},
         "model": {"name": "smollm2", "is_installed": True, "load_seconds": 2.6, "tokens_per_second": 1400.0},
     }  # fmt: skip
-    show_facts(out, dict(doctor._shown(facts)))
+    show_facts(out, dict(doctor._fact_lines(facts)))
     show_text(out, "to fix: transformers is not installed: pip install 'transformers>=5.16,<6'", style="red")
 
 

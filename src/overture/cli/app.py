@@ -102,10 +102,15 @@ _NAME_WIDTH = max(map(len, _COMMANDS))
 
 @dataclass(frozen=True, slots=True)
 class _OldFlag:
-    """A flag that had another name, or whose value is an argument now."""
+    """A flag that had another name, or whose value is an argument now.
 
-    old: str
-    new: str = ""
+    Args:
+        name: the flag as it was.
+        replacement: the flag as it is; empty where its value is an argument.
+    """
+
+    name: str
+    replacement: str = ""
 
 
 _OLD_FLAGS = {
@@ -122,8 +127,8 @@ class _Group(TyperGroup):
 
     context_class = HelpContext
 
-    def __init__(self, **given: Any) -> None:
-        super().__init__(**given)
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(**arguments)
         # For names alone, such as to compare a mistyped one with.
         self.commands = {name: TyperCommand(name, short_help=listed.summary) for name, listed in _COMMANDS.items()}
 
@@ -139,32 +144,30 @@ class _Group(TyperGroup):
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """The command that is named, with everything that it imports."""
-        name, listed, rest = super().resolve_command(ctx, args)
-        return name, listed and load_command(str(name)), rest
+        name, listed, arguments = super().resolve_command(ctx, args)
+        return name, listed and load_command(str(name)), arguments
 
     def main(self, args: Sequence[str] | None = None, *_: Any, standalone_mode: bool = True, **extra: Any) -> Any:
         """Run a command line and exit with its code."""
         words = list(sys.argv[1:] if args is None else args)
         flags = words[: words.index("--")] if "--" in words else words
         with only_json("--json" in flags), fresh_screen():
-            code = self._code(_current(_plugins_first(words)), extra)
+            words = _current(_plugins_first(words))
+            try:
+                code = int(super().main(words, standalone_mode=False, **extra) or 0)
+            except typer.TyperException as error:
+                # An error of the command line parser; without any words it is the help.
+                if words:
+                    show_error(_user_error(error), is_json_only())
+                elif help_text := error.format_message():
+                    say(help_text)
+                code = UserError.exit_code
+            except typer.Abort:
+                say("nothing was done")
+                code = 1
         if standalone_mode:
             sys.exit(code)
         return code
-
-    def _code(self, words: list[str], extra: dict[str, Any]) -> int:
-        try:
-            return int(super().main(words, standalone_mode=False, **extra) or 0)
-        except typer.TyperException as error:
-            # An error of the command line parser; without any words it is the help.
-            if words:
-                show_error(_user_error(error), is_json_only())
-            elif help_text := error.format_message():
-                say(help_text)
-            return UserError.exit_code
-        except typer.Abort:
-            say("nothing was done")
-            return 1
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command; only errors that were raised on purpose are caught."""
@@ -201,10 +204,10 @@ def load_command(name: str) -> Any:
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     single = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
     single.command(name, cls=Command, epilog=_EXIT_CODES)(run)
-    made: Any = typer.main.get_command(single)
-    for parameter in made.params:
+    typer_command: Any = typer.main.get_command(single)
+    for parameter in typer_command.params:
         parameter.display_type_rich = functools.partial(_value_name, parameter, parameter.display_type_rich)
-    return made
+    return typer_command
 
 
 def _value_name(parameter: Any, usual: Callable[..., str | None], ctx: Any) -> str:
@@ -228,7 +231,7 @@ _LOUDNESS = {
 
 
 def _plugins_first(words: list[str]) -> list[str]:
-    """The command line with ``--plugin`` in front of the command, wherever it was typed."""
+    """Move ``--plugin`` in front of the command, wherever it was typed."""
     end = words.index("--") if "--" in words else len(words)
     first, rest, position = list[str](), list[str](), 0
     while position < end:
@@ -239,22 +242,26 @@ def _plugins_first(words: list[str]) -> list[str]:
 
 
 def _current(words: list[str]) -> list[str]:
-    """The command line with the flags of the version before in today's spelling; says so for each."""
+    """Replace flags of the version before by today's, with a note for each."""
     command = next((word for word in words if word in _COMMANDS), "")
     for flag in _OLD_FLAGS.get(command, ()):
         for position, word in enumerate(words):
             if word == "--":
                 break
             name, equals, value = word.partition("=")
-            if name != flag.old:
+            if name != flag.name:
                 continue
-            now = flag.new or "an argument: leave the flag out"
-            say(f"note: {flag.old} is now {now}; the old spelling works in this version")
-            if flag.new:
-                words[position] = f"{flag.new}{equals}{value}"
+            replacement = flag.replacement or "an argument: leave the flag out"
+            say(f"note: {flag.name} is now {replacement}; the old spelling works in this version")
+            if flag.replacement:
+                words[position] = f"{flag.replacement}{equals}{value}"
             else:
-                rest = words[position + 1 :]
-                words = [*words[:position], *(rest if equals else [*rest[1:], *rest[:1]]), *([value] if equals else [])]
+                following_words = words[position + 1 :]
+                words = [
+                    *words[:position],
+                    *(following_words if equals else [*following_words[1:], *following_words[:1]]),
+                    *([value] if equals else []),
+                ]
             break
     return words
 

@@ -24,17 +24,17 @@ def command(
     Kept inputs hold what the model made of your texts. They make later runs on the same texts start at once, and can be
     removed at any time.
     """
-    kept = kept_inputs()
-    files = kept.files()
-    removed, removed_bytes = kept.clear() if is_cleared else (0, 0)
+    inputs = kept_inputs()
+    files = inputs.files()
+    num_removed, removed_bytes = inputs.clear() if is_cleared else (0, 0)
     models = [path for path in (cache_dir() / "models").glob("*/*") if path.is_file()]
     facts: dict[str, Any] = {
-        "folder": str(kept.folder),
-        "files": len(files) - removed,
+        "folder": str(inputs.folder),
+        "files": len(files) - num_removed,
         "bytes": sum(file.size_bytes for file in files) - removed_bytes,
-        "limit_bytes": kept.limit_bytes,
-        "oldest_use_days": round((time.time() - files[0].used_at) / _DAY_S, 1) if files and not removed else None,
-        "removed_files": removed,
+        "limit_bytes": inputs.limit_bytes,
+        "oldest_use_days": round((time.time() - files[0].used_at) / _DAY_S, 1) if files and not num_removed else None,
+        "removed_files": num_removed,
         "removed_bytes": removed_bytes,
         "model_copies_bytes": sum(path.stat().st_size for path in models),
     }
@@ -43,18 +43,19 @@ def command(
         return
     out = console()
     if is_cleared:
-        show_text(out, f"removed {size_text(removed_bytes)} of kept inputs in {removed} files")
+        show_text(out, f"removed {size_text(removed_bytes)} of kept inputs in {num_removed} files")
         return
+    size, limit = size_text(facts["bytes"]), size_text(inputs.limit_bytes)
     show_facts(
         out,
         {
-            "folder": str(kept.folder),
-            "kept inputs": f"{size_text(facts['bytes'])} in {len(files)} files, at most {size_text(kept.limit_bytes)}",
+            "folder": str(inputs.folder),
+            "kept inputs": f"{size} in {len(files)} files, at most {limit}",
             "longest unused": f"{facts['oldest_use_days']} days" if files else "-",
             "copies of models": size_text(facts["model_copies_bytes"]),
         },
     )
     hint = f"{LIMIT}=GB sets another limit, 0 keeps nothing."
-    show_text(out, hint if kept.limit_bytes else f"{LIMIT} is 0: nothing is kept.")
+    show_text(out, hint if inputs.limit_bytes else f"{LIMIT} is 0: nothing is kept.")
     if files:
         show_next("Free the disk:", ["overture cache --clear"])

@@ -5,12 +5,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from overture.cli.options import Given, JsonOption, StoreOption, TrainSetOption, flag, store_root, with_flags
+from overture.cli.options import FlagValues, JsonOption, StoreOption, TrainSetOption, flag, store_root, with_flags
 from overture.cli.out import console, loading, say, show_notes, show_text, size_text
 from overture.cli.progress import stoppable
 from overture.cli.report import show_next
 from overture.cli.tables import Column, show_table
-from overture.cli.tune import BACKBONE, tell
+from overture.cli.tune import BACKBONE, print_result
 from overture.core.errors import DataError
 from overture.jobs.distil.options import CartridgeConfig
 from overture.jobs.run.request import TuneConfig, tune_config
@@ -24,7 +24,7 @@ _FLAGS = ("length", "conversations", "held_out", "piece", "seed")
 @with_flags(BACKBONE, *(flag(CartridgeConfig, name) for name in _FLAGS))
 def command(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="The text, UTF-8.")],
-    given: Given,
+    flag_values: FlagValues,
     name: Annotated[
         str | None, typer.Option(help="The name under which the prompt is kept; from the file's name if not given.")
     ] = None,
@@ -47,15 +47,15 @@ def command(
     from overture.store.store import Store
 
     values = overridden({"train": CartridgeConfig().train.model_dump()}, settings or [])
-    values |= given.of(CartridgeConfig)
+    values |= flag_values.of(CartridgeConfig)
     config = validated(CartridgeConfig, values, "overture cartridge")
-    used = tune_config(task).task if task else None
-    flag_given = given.of(TuneConfig).get("backbone")
-    chosen = local_source(flag_given) if flag_given else used.backbone if used else "smollm2"
+    stored_task = tune_config(task).task if task else None
+    flag_given = flag_values.of(TuneConfig).get("backbone")
+    source = local_source(flag_given) if flag_given else stored_task.backbone if stored_task else "smollm2"
     if not file.is_file():
         raise DataError("the text cannot be read", where=str(file), wanted="a UTF-8 file", fix="check the path")
     name = checked_name(name or slug(file.stem))
-    check_source(chosen)
+    check_source(source)
     check_writable(root)
     loading()
 
@@ -68,13 +68,13 @@ def command(
             Store(root, say),
             name,
             config,
-            backbone=chosen,
-            task=used,
+            backbone=source,
+            task=stored_task,
             origin=file.name,
             listener=show,
             is_stop_asked=stop,
         )
-    tell(result, store, is_json, _show)
+    print_result(result, store, is_json, _show)
 
 
 def _show(result: "CartridgeResult", flag: str) -> None:

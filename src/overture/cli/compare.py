@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from overture.cli.mistakes import show_labels
-from overture.cli.options import Given, JsonOption, SetOption, StoreOption, flag, store_root, with_flags
+from overture.cli.options import FlagValues, JsonOption, SetOption, StoreOption, flag, store_root, with_flags
 from overture.cli.out import console, emit, is_json_only, loading, say, show_notes, show_text
 from overture.cli.progress import stoppable
 from overture.cli.report import show_next
@@ -69,7 +69,7 @@ _OutputOption = Annotated[
 )
 def command(
     task: Annotated[Path, typer.Argument(metavar="TASK.yaml", help="The task file; `overture init` writes one.")],
-    given: Given,
+    flag_values: FlagValues,
     way_settings: _WaySettings = None,
     cell: _CellOption = None,
     out: _OutputOption = None,
@@ -91,19 +91,19 @@ def command(
     from overture.jobs.run.early import check_early
     from overture.store.store import Store
 
-    tune = resolved(TuneConfig, task, given.of(TuneConfig), settings or [], prompt_use="as a model")
+    tune = resolved(TuneConfig, task, flag_values.of(TuneConfig), settings or [], prompt_use="as a model")
     check_no_adapter(tune, "compare")
-    values = {**given.of(CompareConfig), "settings": _by_way(way_settings or []), "tune": tune}
+    values = {**flag_values.of(CompareConfig), "settings": _settings_of_ways(way_settings or []), "tune": tune}
     config = validated(CompareConfig, values, "overture compare")
-    where = where_of(given)
+    where = where_of(flag_values)
     ways_of(config)
     folder = out or Path(f"compare-{tune.task.name}")
     if folder.exists() and not folder.is_dir():
         raise ConfigError("the report's folder is a file", where=f"--output {folder}", fix="name a folder")
 
-    only, kept = Key.parse(cell) if cell else None, Store(root, say)
+    only, prompt_store = Key.parse(cell) if cell else None, Store(root, say)
     check_writable(folder)
-    check_early(tune, kept, is_tuned=False)
+    check_early(tune, prompt_store, is_tuned=False)
     loading()
 
     from overture.jobs.compare.compare import compare
@@ -112,7 +112,7 @@ def command(
     words = shlex.join(["overture", *_words()])
     with stoppable() as (show, stop):
         portable_words = shlex.join(["overture", *map(_portable, _words())])
-        result = compare(config, folder, kept, show, stop, only=only, command=portable_words, where=where)
+        result = compare(config, folder, prompt_store, show, stop, only=only, command=portable_words, where=where)
     if isinstance(result, Interrupted):
         if is_json or is_json_only():
             emit({**result.dump(), "resume": words})
@@ -143,7 +143,7 @@ def _portable(word: str) -> str:
     return f"{name}{equals}{path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path.name}"
 
 
-def _by_way(assignments: Sequence[str]) -> dict[str, list[str]]:
+def _settings_of_ways(assignments: Sequence[str]) -> dict[str, list[str]]:
     settings: dict[str, list[str]] = {}
     for text in assignments:
         # A way's name may contain a colon; the key is behind the last one before the equals sign.
@@ -207,7 +207,7 @@ def show_comparison(out: "Console", result: "Summary", page: Path) -> None:
             lines.append(
                 f"{worth.way} is worth {worth_text(worth)} rows of {worth.reference}, {times_text(worth)} times"
             )
-    lines += [f"failed: {failed_text(failed)}" for failed in result.failed]
+    lines += [f"failed: {failed_text(failure)}" for failure in result.failed]
     if result.failed:
         lines.append("the same command tries again what failed")
     lines += [f"left out: {text}" for text in result.left_out]

@@ -5,11 +5,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from overture.cli.options import Given, JsonOption, StoreOption, TrainSetOption, flag, store_root, with_flags
+from overture.cli.options import FlagValues, JsonOption, StoreOption, TrainSetOption, flag, store_root, with_flags
 from overture.cli.out import console, loading, say, show_notes, show_text
 from overture.cli.progress import stoppable
 from overture.cli.report import show_next, worth_of
-from overture.cli.tune import tell
+from overture.cli.tune import print_result
 from overture.core.config import overridden, validated
 from overture.jobs.concept.options import ConceptConfig
 
@@ -26,7 +26,7 @@ _FLAGS = ("backbone", "token", "word", "about", "length", "steps", "held_out", "
 )
 def command(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="The images: three to five of one thing or style.")],
-    given: Given,
+    flag_values: FlagValues,
     name: Annotated[
         str | None, typer.Option(help="The name under which the prompt is kept; from the token if not given.")
     ] = None,
@@ -42,8 +42,8 @@ def command(
     from overture.store.names import checked_name
     from overture.store.store import Store
 
-    flags = [f"{key}={value}" for key, value in given.of(ConceptConfig).items() if key.startswith("train.")]
-    plain = {key: value for key, value in given.of(ConceptConfig).items() if not key.startswith("train.")}
+    flags = [f"{key}={value}" for key, value in flag_values.of(ConceptConfig).items() if key.startswith("train.")]
+    plain = {key: value for key, value in flag_values.of(ConceptConfig).items() if not key.startswith("train.")}
     values = overridden(
         {"train": ConceptConfig.model_fields["train"].default.model_dump()}, [*flags, *(settings or [])]
     )
@@ -57,7 +57,7 @@ def command(
     images = images_of(folder)
     with stoppable() as (show, stop):
         result = concept(images, Store(root, say), config, name=name, listener=show, is_stop_asked=stop)
-    tell(result, store, is_json, _show)
+    print_result(result, store, is_json, _show)
 
 
 def _show(result: "ConceptResult", store: str) -> None:

@@ -5,11 +5,11 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from overture.cli.options import Given, JsonOption, StoreOption, flag, store_flag, store_root, with_flags
+from overture.cli.options import FlagValues, JsonOption, StoreOption, flag, store_flag, store_root, with_flags
 from overture.cli.out import console, emit, loading, remark, say, show_text
 from overture.cli.pages import show_page, written_page
 from overture.cli.report import show_next, show_result
-from overture.cli.tune import finish, worked
+from overture.cli.tune import finish, result_of
 from overture.core.errors import Diverged
 from overture.core.files import check_writable
 from overture.core.records.tune import StoppedRun, TuneResult
@@ -38,7 +38,7 @@ _PLAN = (
 
 @with_flags(flag(TuneConfig, "train.epochs", shown_default=str(EPOCHS)))
 def command(
-    given: Given,
+    flag_values: FlagValues,
     store: StoreOption = None,
     is_json: JsonOption = False,
 ) -> None:
@@ -55,14 +55,14 @@ def command(
     from overture.store.store import Store
 
     with as_file(files("overture.data").joinpath("demo")) as folder:
-        config = resolved(TuneConfig, Path(folder) / TASK_FILE, {"name": NAME, **given.of(TuneConfig)})
-        kept = Store(root, say)
+        config = resolved(TuneConfig, Path(folder) / TASK_FILE, {"name": NAME, **flag_values.of(TuneConfig)})
+        prompt_store = Store(root, say)
         backbone = load_backbone(config.task.backbone, notify=remark)
-        result = worked(lambda listener, stop: tune(config, kept, listener, stop, backbone), store, is_json)
+        result = result_of(lambda listener, stop: tune(config, prompt_store, listener, stop, backbone), store, is_json)
     if isinstance(result, StoppedRun) or not result.prompt:
         finish(result, store, is_json, show_result)
         return
-    answers = _answers(kept.get(result.prompt), backbone)
+    answers = _answers(prompt_store.get(result.prompt), backbone)
     page = written_page(result.run, store)
     if is_json:
         emit({**result.dump(), "predictions": answers, "page": page})

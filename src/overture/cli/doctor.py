@@ -37,12 +37,12 @@ def command(
     if run is not None:
         _examine_run(run, store, is_json)
         return
-    facts = examined(store_root(store))
+    facts = installation_facts(store_root(store))
     if is_json:
         emit(facts)
     else:
         out = console()
-        show_facts(out, dict(_shown(facts)))
+        show_facts(out, dict(_fact_lines(facts)))
         for title, lines, style in (("to fix", facts["errors"], "red"), ("advice", facts["advice"], "yellow")):
             for line in lines:
                 show_text(out, f"{title}: {line}", style=style)
@@ -66,8 +66,8 @@ def _examine_run(ref: str, store: Path | None, is_json: bool) -> None:
     else:
         out = console()
         for finding in findings:
-            whose = f"seed {finding.seed}: " if finding.seed is not None else ""
-            show_text(out, f"{whose}{finding.what} [{finding.name}]")
+            prefix = f"seed {finding.seed}: " if finding.seed is not None else ""
+            show_text(out, f"{prefix}{finding.what} [{finding.name}]")
             show_text(out, f"  evidence: {finding.evidence}")
             show_text(out, f"  to do: {finding.fix}")
         if not findings:
@@ -76,7 +76,7 @@ def _examine_run(ref: str, store: Path | None, is_json: bool) -> None:
         raise typer.Exit(_FOUND)
 
 
-def examined(store: Path) -> Facts:
+def installation_facts(store: Path) -> Facts:
     """Everything that is found, with what to fix; errors make Overture unusable, advice does not."""
     errors: list[str] = []
     advice: list[str] = []
@@ -144,10 +144,10 @@ def _disk(store: Path, errors: list[str], advice: list[str]) -> Facts:
         errors.append(f"the cache folder cannot be made: {error}; name another with OVERTURE_CACHE")
         places = {"store": store}
     for name, folder in places.items():
-        there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.is_dir())
-        free = shutil.disk_usage(there).free
+        existing_folder = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.is_dir())
+        free = shutil.disk_usage(existing_folder).free
         facts[name] = {"folder": str(folder.absolute()), "free_bytes": free}
-        if not os.access(there, os.W_OK):
+        if not os.access(existing_folder, os.W_OK):
             errors.append(f"the {name} folder cannot be written: {folder}")
         if free < _LEAST_FREE_BYTES:
             advice.append(f"less than {size_text(_LEAST_FREE_BYTES)} is free for the {name}: {folder}")
@@ -159,12 +159,12 @@ def _kept_inputs(errors: list[str]) -> Facts | None:
     from overture.core.kept_files import kept_inputs
 
     try:
-        kept = kept_inputs()
+        inputs = kept_inputs()
     except (OvertureError, OSError) as error:
         errors.append(f"inputs cannot be kept on disk: {error}")
         return None
-    size = sum(file.size_bytes for file in kept.files())
-    return {"folder": str(kept.folder), "bytes": size, "limit_bytes": kept.limit_bytes}
+    size = sum(file.size_bytes for file in inputs.files())
+    return {"folder": str(inputs.folder), "bytes": size, "limit_bytes": inputs.limit_bytes}
 
 
 def _gpu() -> Facts | None:
@@ -209,7 +209,7 @@ def _tokens_per_second(name: str) -> Facts:
 
     start = time.perf_counter()
     backbone = load_backbone(name, notify=say)
-    loaded = time.perf_counter() - start
+    load_seconds = time.perf_counter() - start
     shape = (_BATCH_ROWS, _BATCH_TOKENS)
     live = backbone.embed(torch.randint(0, backbone.info.vocab_size, shape))
     positions = torch.arange(_BATCH_TOKENS, device=backbone.device).expand(shape)
@@ -220,10 +220,10 @@ def _tokens_per_second(name: str) -> Facts:
             start = time.perf_counter()
             backbone.remember(live, positions, valid)
             seconds.append(time.perf_counter() - start)
-    return {"load_seconds": loaded, "tokens_per_second": _BATCH_ROWS * _BATCH_TOKENS / min(seconds)}
+    return {"load_seconds": load_seconds, "tokens_per_second": _BATCH_ROWS * _BATCH_TOKENS / min(seconds)}
 
 
-def _shown(facts: Facts) -> Iterator[tuple[str, str]]:
+def _fact_lines(facts: Facts) -> Iterator[tuple[str, str]]:
     yield "python", facts["python"]
     for name, package in facts["packages"].items():
         yield name, _version_text(package)
@@ -235,24 +235,21 @@ def _shown(facts: Facts) -> Iterator[tuple[str, str]]:
     yield "free memory", size_text(machine.get("free_memory_bytes"))
     for name, disk in facts["disk"].items():
         yield f"{name} folder", f"{disk['folder']}, {size_text(disk['free_bytes'])} free"
-    if kept := facts["kept_inputs"]:
-        sizes = f"{size_text(kept['bytes'])} of {size_text(kept['limit_bytes'])}"
-        yield "kept inputs", f"{kept['folder']}, {sizes} (overture cache)"
+    if cache_facts := facts["kept_inputs"]:
+        sizes = f"{size_text(cache_facts['bytes'])} of {size_text(cache_facts['limit_bytes'])}"
+        yield "kept inputs", f"{cache_facts['folder']}, {sizes} (overture cache)"
     if "gflops" not in facts:
         return
     yield "gpu", facts["gpu"]["name"] if facts["gpu"] else "none"
     rates = facts["gflops"]
-    both = f"float32 {rates['float32']:.0f}, bfloat16 {rates['bfloat16']:.0f} GFLOP/s"
-    yield "matrix product", f"{both} on one CPU thread"
+    rates_text = f"float32 {rates['float32']:.0f}, bfloat16 {rates['bfloat16']:.0f} GFLOP/s"
+    yield "matrix product", f"{rates_text} on one CPU thread"
     model = facts["model"]
-    yield f"model {model['name']}", _model_text(model)
+    model_text = "installed, not converted yet" if model["is_installed"] else "not installed"
+    if "tokens_per_second" in model:
+        model_text = f"loads in {model['load_seconds']:.1f} s, reads {model['tokens_per_second']:.0f} tokens/s"
+    yield f"model {model['name']}", model_text
 
 
 def _version_text(package: Facts) -> str:
     return str(package["problem"] or package["version"])
-
-
-def _model_text(model: Facts) -> str:
-    if "tokens_per_second" in model:
-        return f"loads in {model['load_seconds']:.1f} s, reads {model['tokens_per_second']:.0f} tokens/s"
-    return "installed, not converted yet" if model["is_installed"] else "not installed"

@@ -10,7 +10,7 @@ from overture.cli.options import (
     DOUBT_FLAGS,
     CalibratedOption,
     DriftOption,
-    Given,
+    FlagValues,
     JsonOption,
     PromptArgument,
     StoreOption,
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 @with_flags(*DOUBT_FLAGS)
 def command(
-    given: Given,
+    flag_values: FlagValues,
     prompt: PromptArgument,
     data: Annotated[
         Path | None,
@@ -81,17 +81,17 @@ def command(
 
         check_output(errors, is_forced, [data] if data else [])
 
-    from overture.cli.stored import stored
+    from overture.cli.stored import stored_prompt
     from overture.core.config import validated
     from overture.core.records.shares import Doubt
     from overture.evaluate.doubt import certainty_of, check_doubt
     from overture.store.store import Store
 
-    kept = Store(root, say)
-    folder, manifest, task = stored(kept, prompt)
+    prompt_store = Store(root, say)
+    folder, manifest, task = stored_prompt(prompt_store, prompt)
     if calibrated:
         task.calibrated()
-    doubt = validated(Doubt, given.of(Doubt), "overture eval")
+    doubt = validated(Doubt, flag_values.of(Doubt), "overture eval")
     if keeps_shares:
         check_doubt(task, manifest.ref)
     certainty = certainty_of(manifest, task, doubt)
@@ -100,7 +100,7 @@ def command(
 
     # Whatever can be wrong is looked at before torch is imported.
     check_source(manifest.backbone.id)
-    name, rows, notices = _rows(kept, manifest, task, data, split)
+    name, rows, notices = _rows(prompt_store, manifest, task, data, split)
     if certainty and name == certainty.shares.source:
         raise ConfigError(
             "the validation rows decide what is promised, so they cannot tell whether it holds",
@@ -122,7 +122,7 @@ def command(
         )
         if keeps_shares and shares:
             shares = shares.model_copy(update={"source": "file" if data else "validation"})
-            result = result.model_copy(update={"kept_as": _kept_again(kept, folder, shares)})
+            result = result.model_copy(update={"kept_as": _store_again(prompt_store, folder, shares)})
         for text in result.notices:
             show(NoticeEvent(text=text))
     if result.kept_as:
@@ -156,7 +156,7 @@ def _check_flags(output: Path | None, data: Path | None, split: str | None, keep
 
 
 def _rows(
-    kept: "Store", manifest: "Manifest", task: "Task", data: Path | None, split: str | None
+    store: "Store", manifest: "Manifest", task: "Task", data: Path | None, split: str | None
 ) -> tuple[str, "list[Row]", list[DataNotice]]:
     """The name of the rows, the rows, and notices about the file that they were read from."""
     from overture.data.task_rows import rows_of_file
@@ -167,18 +167,18 @@ def _rows(
         name = "data"
         rows, notices = rows_of_file(task, data)
     else:
-        name, rows = rows_of_run(kept, manifest, split or "")
+        name, rows = rows_of_run(store, manifest, split or "")
     check_scorable(task, rows)
     return name, rows, notices
 
 
-def _kept_again(kept: "Store", folder: Path, shares: "KeptShares") -> str:
+def _store_again(store: "Store", folder: Path, shares: "KeptShares") -> str:
     """The version that holds the same prompt with these label shares."""
     from overture.store.artifact import load_artifact
     from overture.store.names import ref_of
 
     manifest, tensors = load_artifact(folder)
-    return str(ref_of(kept.add(manifest.model_copy(update={"shares": shares}), tensors)))
+    return str(ref_of(store.add(manifest.model_copy(update={"shares": shares}), tensors)))
 
 
 def _written_page(result: Evaluation, folder: Path, output: Path, store: str) -> str:

@@ -7,7 +7,7 @@ import typer
 
 from overture.cli.options import JsonOption, PromptArgument, StoreOption, store_flag, store_root
 from overture.cli.out import console, emit, loading, remark, say, show_text
-from overture.cli.report import asking, show_next
+from overture.cli.report import predict_line, show_next
 from overture.core.errors import ArtifactError, ConfigError
 from overture.core.files import check_writable
 
@@ -64,11 +64,13 @@ def import_command(
         checked_name(name)
     check_writable(root)
     if (folder / MANIFEST_FILE).is_file():
-        given = {"--task": task, "--backbone": backbone, "--task-id": task_id, "--token": token}
-        unread = [option for option, value in given.items() if value is not None]
-        if unread:
+        task_flags = {"--task": task, "--backbone": backbone, "--task-id": task_id, "--token": token}
+        useless_flags = [option for option, value in task_flags.items() if value is not None]
+        if useless_flags:
             what = "a prompt of a store says itself what it is for"
-            raise ConfigError(what, where=", ".join(unread), wanted="--name and --store alone", fix="leave it out")
+            raise ConfigError(
+                what, where=", ".join(useless_flags), wanted="--name and --store alone", fix="leave it out"
+            )
         _import_prompt(folder, Store(root, say), name, store_flag(store), is_json)
         return
     if _is_concept(folder):
@@ -110,7 +112,7 @@ def import_command(
         "Measure and use it:",
         [
             f"overture eval {result.prompt}{flag} rows.jsonl",
-            asking(result.prompt, result.folder, flag),
+            predict_line(result.prompt, result.folder, flag),
         ],
     )
 
@@ -120,9 +122,9 @@ def _import_prompt(folder: Path, store: "Store", name: str | None, flag: str, is
     from overture.store.artifact import load_artifact, read_manifest
 
     manifest, tensors = load_artifact(folder, may_draw=True)
-    kept = store.add(manifest if name is None else manifest.model_copy(update={"name": name}), tensors)
-    manifest = read_manifest(kept)
-    result = {"prompt": manifest.ref, "folder": str(kept), "imported_from": str(folder)}
+    stored_folder = store.add(manifest if name is None else manifest.model_copy(update={"name": name}), tensors)
+    manifest = read_manifest(stored_folder)
+    result = {"prompt": manifest.ref, "folder": str(stored_folder), "imported_from": str(folder)}
     if is_json:
         emit(result)
         return
@@ -199,8 +201,8 @@ def export_command(
     from overture.store.artifact import read_manifest
     from overture.store.store import Store
 
-    kept = Store(root, say)
-    check_form(read_manifest(kept.get(prompt)), to)
+    prompt_store = Store(root, say)
+    check_form(read_manifest(prompt_store.get(prompt)), to)
     if to != "vllm":
         check_target(folder)
     loading()
@@ -208,11 +210,11 @@ def export_command(
     if to == "vllm":
         from overture.jobs.transfer.vllm import export_to_vllm
 
-        result = export_to_vllm(prompt, folder, kept, notify=remark)
+        result = export_to_vllm(prompt, folder, prompt_store, notify=remark)
     else:
         from overture.jobs.transfer.exchange import export_prompt
 
-        result = export_prompt(prompt, folder, kept, to=to)
+        result = export_prompt(prompt, folder, prompt_store, to=to)
     if is_json:
         emit(result.dump())
         return

@@ -8,7 +8,7 @@ import typer
 
 from overture.cli.options import (
     DriftOption,
-    Given,
+    FlagValues,
     JsonOption,
     PromptArgument,
     StoreOption,
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 )
 def command(
     prompt: PromptArgument,
-    given: Given,
+    flag_values: FlagValues,
     data: Annotated[
         Path | None,
         typer.Argument(metavar="FILE", help="Rows to look at instead of those of the prompt's own run."),
@@ -48,13 +48,13 @@ def command(
     """Show what a prompt says, which of its parts matter, and which rows it changes; write one HTML page."""
     root = store_root(store)
 
-    from overture.cli.stored import stored
+    from overture.cli.stored import stored_prompt
     from overture.core.config import validated
     from overture.store.store import Store
 
-    config = validated(ExplainConfig, given.of(ExplainConfig), "overture explain")
-    kept = Store(root, say)
-    folder, manifest, task = stored(kept, prompt)
+    config = validated(ExplainConfig, flag_values.of(ExplainConfig), "overture explain")
+    prompt_store = Store(root, say)
+    folder, manifest, task = stored_prompt(prompt_store, prompt)
     target = page or Path(f"{manifest.name}-explained.html")
     if target.is_dir() or not target.absolute().parent.is_dir():
         raise ConfigError("the page cannot be written", where="--page", got=str(target), wanted="a file's path")
@@ -69,7 +69,7 @@ def command(
         split = "data"
         rows, notices = rows_of_file(task, data)
     else:
-        split, rows = rows_of_run(kept, manifest, "")
+        split, rows = rows_of_run(prompt_store, manifest, "")
     check_scorable(task, rows)
     loading()
 
@@ -86,7 +86,7 @@ def command(
         model, notify = manifest.backbone, as_notices(show)
         backbone = load_backbone(model.id, revision=model.revision, dtype=config.dtype, notify=notify)
         handle = Host(backbone, allow_drift=allow_drift, notify=notify).open(folder)
-        result = explain(handle, rows, split, config, as_progress(show), other_seeds_of(handle, kept))
+        result = explain(handle, rows, split, config, as_progress(show), other_seeds_of(handle, prompt_store))
         result = result.model_copy(update={"notices": [*notice_texts(notices), *result.notices]})
     write_page(result, target)
     if not is_path(prompt):
@@ -128,7 +128,7 @@ def _show(result: "Explanation") -> None:
     for check in result.checks:
         verdict = "passed" if check.passed else "not done" if check.passed is None else "FAILED"
         show_text(out, f"check {check.name}: {verdict}; {check.text}")
-    if failed := [check.name for check in result.checks if check.passed is False]:
-        one_of = f"{len(failed)} of {len(result.checks)} checks failed ({', '.join(failed)})"
+    if failed_checks := [check.name for check in result.checks if check.passed is False]:
+        one_of = f"{len(failed_checks)} of {len(result.checks)} checks failed ({', '.join(failed_checks)})"
         show_text(out, f"{one_of}: do not trust the order of the parts above.", style="yellow")
     show_notes(out, result.notices)

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 from overture.cli.options import store_root
 from overture.cli.out import console, loading, say, seconds_text, show_notes, show_text
-from overture.cli.report import asking, interval_text, scaling_text, show_next
+from overture.cli.report import interval_text, predict_line, scaling_text, show_next
 from overture.cli.tables import Column, show_table
-from overture.cli.tune import finish, worked
+from overture.cli.tune import finish, result_of
 from overture.core.errors import ConfigError
 from overture.core.files import check_writable
 from overture.jobs.wording.options import HardRequest
@@ -34,14 +34,14 @@ def search_words_command(config: HardRequest, soft_flags: Sequence[str], store: 
 
     for source in config.hard.chosen:
         check_source(source)
-    kept = Store(store_root(store), say)
-    check_writable(kept.root)
-    check_early(config, kept)
+    prompt_store = Store(store_root(store), say)
+    check_writable(prompt_store.root)
+    check_early(config, prompt_store)
     loading()
 
     from overture.jobs.wording.search import search_words
 
-    result = worked(lambda listen, stop: search_words(config, kept, listen, stop), store, is_json)
+    result = result_of(lambda listen, stop: search_words(config, prompt_store, listen, stop), store, is_json)
     finish(result, store, is_json, show_words)
 
 
@@ -57,18 +57,18 @@ def search_forms_command(config: HardRequest, task: Path, store: Path | None, is
     from overture.jobs.search.space import requested_pairs, wordings
     from overture.store.store import Store
 
-    kept = Store(store_root(store), say)
+    prompt_store = Store(store_root(store), say)
     soft = validated(SearchRequest, config.model_dump(exclude_unset=True, exclude={"hard"}), str(task))
     requested_pairs(soft)
     wordings(soft)
-    check_writable(kept.root)
-    check_early(soft, kept)
+    check_writable(prompt_store.root)
+    check_early(soft, prompt_store)
     loading()
 
     from overture.jobs.wording.forms import search_forms
 
     file = shlex.quote(str(task))
-    result = worked(lambda listen, stop: search_forms(config, kept, listen, stop, file=file), store, is_json)
+    result = result_of(lambda listen, stop: search_forms(config, prompt_store, listen, stop, file=file), store, is_json)
     finish(result, store, is_json, show_forms)
 
 
@@ -92,7 +92,9 @@ def show_forms(result: "FormsResult", flag: str) -> None:
     runs = ", ".join(f"{form} in run {run}" for form, run in result.runs.items())
     show_text(out, f"What each search tried: {runs}.")
     if result.prompt and result.folder:
-        show_next(f"{forms[0].what} won, {result.prompt}. To use it:", [asking(result.prompt, result.folder, flag)])
+        show_next(
+            f"{forms[0].what} won, {result.prompt}. To use it:", [predict_line(result.prompt, result.folder, flag)]
+        )
     else:
         show_text(out, "No prompt was worth its cost: the model without a prompt won.")
 
@@ -137,7 +139,7 @@ def show_words(result: "HardResult", flag: str) -> None:
         show_text(out, "Labels were shuffled: any gain claimed above is a false positive. Nothing was stored.")
     elif result.prompt and result.folder:
         commands = [
-            asking(result.prompt, result.folder, flag),
+            predict_line(result.prompt, result.folder, flag),
             f"overture export {result.prompt}{flag} -o DIR --to text",
         ]
         show_next(f"Stored as {result.prompt}. To use it:", commands)

@@ -14,8 +14,8 @@ _MIN_WIDTH = 20
 class _Formatter(typer.Context.formatter_class):  # type: ignore[misc,valid-type]
     """Writes lists; in a narrow window a name stands on a line of its own, above its text."""
 
-    def __init__(self, *args: Any, **given: Any) -> None:
-        super().__init__(*args, **given)
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
         # The parser's own formatter writes at least 50 columns.
         columns = shutil.get_terminal_size().columns
         if columns < _NARROW:
@@ -42,6 +42,6 @@ class Command(TyperCommand):
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
         """The parts of the usage line after the command's name."""
-        shown = [parameter for parameter in self.get_params(ctx) if not getattr(parameter, "hidden", False)]
-        pieces = [piece.strip("{}") for parameter in shown for piece in parameter.get_usage_pieces(ctx)]
+        parameters = [parameter for parameter in self.get_params(ctx) if not getattr(parameter, "hidden", False)]
+        pieces = [piece.strip("{}") for parameter in parameters for piece in parameter.get_usage_pieces(ctx)]
         return ["[OPTIONS]", *pieces]

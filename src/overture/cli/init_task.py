@@ -90,8 +90,8 @@ def command(
 
     next_command = f"overture tune {shlex.quote(str(output))}"
     if is_json:
-        shown = {"report": report.dump()} if report else {}
-        emit({"task": str(output), "notes": notes, **shown, "next": next_command})
+        report_facts = {"report": report.dump()} if report else {}
+        emit({"task": str(output), "notes": notes, **report_facts, "next": next_command})
         return
     out = console()
     show_text(out, f"wrote {output}")
@@ -122,8 +122,8 @@ def _lines(report: "DataReport") -> Iterator[str]:
         what = "Answer column"
     count = f" ({len(report.labels)} label{'s' if len(report.labels) > 1 else ''})" if report.labels else ""
     modality = report.media.modality if report.media else "text"
-    shown = f"{modality} column{'s' if len(report.texts) > 1 else ''}: {', '.join(report.texts)}"
-    yield f"{what}: {', '.join(report.target) or 'in the messages'}{count}; {shown}"
+    columns = f"{modality} column{'s' if len(report.texts) > 1 else ''}: {', '.join(report.texts)}"
+    yield f"{what}: {', '.join(report.target) or 'in the messages'}{count}; {columns}"
     total = sum(report.rows.values())
     splits = ", ".join(f"{split} {count:,}" for split, count in report.rows.items() if split != "path")
     yield f"Rows: {total:,}" + (f" ({splits})" if splits else "")
@@ -144,12 +144,12 @@ def _lines(report: "DataReport") -> Iterator[str]:
     if report.unlabelled:
         yield f"Rows without a label or answer: {report.unlabelled:,}"
     if report.repeats:
-        again = f", {report.contradictions:,} of them with another answer" if report.contradictions else ""
-        yield f"Rows that repeat an earlier row: {report.repeats:,}{again}; data.drop: [repeats] leaves them out"
+        differing = f", {report.contradictions:,} of them with another answer" if report.contradictions else ""
+        yield f"Rows that repeat an earlier row: {report.repeats:,}{differing}; data.drop: [repeats] leaves them out"
     for label, other in report.alike:
         yield f"Nearly the same: {label!r} and {other!r}; list one of them under also if it is a misspelling"
     if report.left_out:
-        yield f"Not shown: {', '.join(f'{left.field} ({left.why})' for left in report.left_out)}"
+        yield f"Not shown: {', '.join(f'{field.field} ({field.why})' for field in report.left_out)}"
 
 
 def _media_lines(media: "MediaReport") -> Iterator[str]:
@@ -164,8 +164,8 @@ def _media_lines(media: "MediaReport") -> Iterator[str]:
         yield f"Broken {what}: {media.broken:,}; correct or remove them, since a run names them and does not start:"
         yield from (f"  {problem}" for problem in media.first_broken)
     if media.constant:
-        shown = "one colour" if media.modality == "image" else "silence"
-        yield f"{what.capitalize()} that hold {shown}: {', '.join(media.constant[:5])}"
+        content = "one colour" if media.modality == "image" else "silence"
+        yield f"{what.capitalize()} that hold {content}: {', '.join(media.constant[:5])}"
     for first, second in media.alike[:5]:
         yield f"Nearly the same in two splits: {first} and {second}: scores will be too good"
     for source in media.sources:

@@ -96,19 +96,19 @@ def file_of(texts: Sequence[str]) -> Path | None:
     Raises:
         DataError: a file beside other arguments, a folder, or the name of a file that does not exist.
     """
-    named = [text for text in texts if _is_path(text)]
-    if not named:
+    paths = [text for text in texts if _is_path(text)]
+    if not paths:
         return None
-    path = Path(named[0])
+    path = Path(paths[0])
     if path.is_dir():
         raise DataError(
             "this is a folder, not a file",
-            where=named[0],
+            where=paths[0],
             fix="name a file in it; a text that is the name of a folder can come on standard input",
         )
     if not path.exists():
         raise DataError(
-            "no such file", where=named[0], fix="check the path; a text that looks like one can come on standard input"
+            "no such file", where=paths[0], fix="check the path; a text that looks like one can come on standard input"
         )
     if len(texts) > 1:
         raise DataError(
@@ -154,8 +154,10 @@ def inputs_of(file: Path | None, texts: Sequence[str], tasks: Sequence[Task]) ->
     elif texts and list(texts) != ["-"]:
         inputs = _of_lines("argument", texts, tasks)
     else:
-        inputs = _of_lines("stdin", _stdin_lines(), tasks)
-    return checked(inputs, tasks)
+        if sys.stdin.isatty():
+            raise DataError("there is nothing to predict", wanted="TEXT arguments, a FILE, or lines on standard input")
+        inputs = _of_lines("stdin", _text_lines(sys.stdin.buffer.read(), "stdin"), tasks)
+    return with_problems(inputs, tasks)
 
 
 def inputs_of_arguments(texts: Sequence[str], tasks: Sequence[Task]) -> tuple[Inputs, Path | None]:
@@ -165,12 +167,12 @@ def inputs_of_arguments(texts: Sequence[str], tasks: Sequence[Task]) -> tuple[In
         DataError: as `media_of`, `file_of` and `inputs_of`.
     """
     if media := media_of(texts, tasks):
-        return checked(media, tasks), None
+        return with_problems(media, tasks), None
     file = file_of(texts)
     return inputs_of(file, [] if file else texts, tasks), file
 
 
-def checked(inputs: Inputs, tasks: Sequence[Task]) -> Inputs:
+def with_problems(inputs: Inputs, tasks: Sequence[Task]) -> Inputs:
     """The same rows, with what is wrong with each.
 
     Raises:
@@ -227,12 +229,6 @@ def _is_cut_off(path: Path, table: Table, bad_lines: dict[int, Problem]) -> bool
     if last_bad <= max(table.lines):
         return False
     return path.read_bytes().rstrip().count(b"\n") + 1 > last_bad
-
-
-def _stdin_lines() -> list[str]:
-    if sys.stdin.isatty():
-        raise DataError("there is nothing to predict", wanted="TEXT arguments, a FILE, or lines on standard input")
-    return _text_lines(sys.stdin.buffer.read(), "stdin")
 
 
 def _text_lines(raw: bytes, where: str) -> list[str]:

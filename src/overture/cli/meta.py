@@ -5,12 +5,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from overture.cli.options import Given, JsonOption, SetOption, StoreOption, flag, store_root, with_flags
+from overture.cli.options import FlagValues, JsonOption, SetOption, StoreOption, flag, store_root, with_flags
 from overture.cli.out import console, loading, say, show_notes, show_text
 from overture.cli.progress import stoppable
 from overture.cli.report import sentence, show_next, tune_from, verdict_style
 from overture.cli.tables import Column, show_table
-from overture.cli.tune import BACKBONE, LENGTH, METHOD, PLACE, tell
+from overture.cli.tune import BACKBONE, LENGTH, METHOD, PLACE, print_result
 from overture.jobs.run.request import TuneConfig, resolved
 from overture.jobs.transfer.options import MetaConfig
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 @with_flags(*(flag(MetaConfig, name) for name in MetaConfig.model_fields), BACKBONE, METHOD, PLACE, LENGTH)
 def command(
     tasks: Annotated[list[Path], typer.Argument(metavar="TASK.yaml...", help="The tasks to learn from, two at least.")],
-    given: Given,
+    flag_values: FlagValues,
     unseen: Annotated[
         list[Path] | None, typer.Option(metavar="TASK.yaml", help="A task to measure the start on only. Repeatable.")
     ] = None,
@@ -44,21 +44,25 @@ def command(
     from overture.jobs.transfer.agree import agreed_to_learn
     from overture.store.store import Store
 
-    config = validated(MetaConfig, given.of(MetaConfig), "overture meta")
-    requests = [resolved(TuneConfig, path, given.of(TuneConfig), settings or []) for path in (*tasks, *(unseen or []))]
-    kept, name = Store(root, say), name or f"{requests[0].task.name}-meta"
-    seen, held_out = requests[: len(tasks)], requests[len(tasks) :]
-    agreed_to_learn(seen, held_out, kept, name)
+    config = validated(MetaConfig, flag_values.of(MetaConfig), "overture meta")
+    requests = [
+        resolved(TuneConfig, path, flag_values.of(TuneConfig), settings or []) for path in (*tasks, *(unseen or []))
+    ]
+    prompt_store, name = Store(root, say), name or f"{requests[0].task.name}-meta"
+    training_requests, unseen_requests = requests[: len(tasks)], requests[len(tasks) :]
+    agreed_to_learn(training_requests, unseen_requests, prompt_store, name)
     for request in requests:
-        check_early(request, kept)
-    check_writable(kept.root)
+        check_early(request, prompt_store)
+    check_writable(prompt_store.root)
     loading()
 
     from overture.jobs.transfer.meta import meta
 
     with stoppable(after="visit") as (show, stop):
-        result = meta(seen, kept, name, config, unseen=held_out, listener=show, is_stop_asked=stop)
-    tell(result, store, is_json, _show)
+        result = meta(
+            training_requests, prompt_store, name, config, unseen=unseen_requests, listener=show, is_stop_asked=stop
+        )
+    print_result(result, store, is_json, _show)
 
 
 def _show(result: "MetaResult", flag: str) -> None:

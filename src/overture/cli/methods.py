@@ -25,8 +25,8 @@ def command(
     from overture.prompt.registry import method_of
 
     # An unknown name is refused with the known ones.
-    shown = {name: method_of(PromptConfig(method=name), is_place_checked=False)} if name else METHODS
-    facts = {key: _facts(method) for key, method in shown.items()}
+    methods = {name: method_of(PromptConfig(method=name), is_place_checked=False)} if name else METHODS
+    facts = {key: _facts(method) for key, method in methods.items()}
     if is_json:
         emit({"methods": facts})
         return

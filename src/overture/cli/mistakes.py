@@ -52,23 +52,27 @@ def show_mistakes(out: "Console", mistakes: Mistakes, num_rows: int, split: str,
 
 def show_labels(out: "Console", scores: Sequence[LabelScore], way: str = "") -> None:
     """Print precision, recall and F1 of each label, by a way if named; of many labels those with the lowest F1."""
-    shown = list(scores)
+    visible_scores = list(scores)
     if len(scores) > _MAX_TABLE_LABELS:
         worst = sorted(scores, key=lambda score: (score.f1 is None, score.f1))[:_MAX_TABLE_LABELS]
-        shown = [score for score in scores if score in worst]
-    title = "labels" if len(shown) == len(scores) else f"the {len(shown)} of {len(scores)} labels with the lowest F1"
+        visible_scores = [score for score in scores if score in worst]
+    title = (
+        "labels"
+        if len(visible_scores) == len(scores)
+        else f"the {len(visible_scores)} of {len(scores)} labels with the lowest F1"
+    )
     figures = [
         ["-" if value is None else f"{value:.2f}" for value in (score.precision, score.recall, score.f1)]
-        for score in shown
+        for score in visible_scores
     ]
-    names = in_lines([score.label for score in shown], out.width - _FIGURES_WIDTH)
+    names = in_lines([score.label for score in visible_scores], out.width - _FIGURES_WIDTH)
     columns = [
         Column("label", names, is_left=True),
         Column("precision", [row[0] for row in figures], rank=1),
         Column("recall", [row[1] for row in figures]),
         Column("F1", [row[2] for row in figures]),
-        Column("rows", [str(score.num_gold) for score in shown]),
-        Column("predicted", [str(score.num_predicted) for score in shown], rank=2),
+        Column("rows", [str(score.num_gold) for score in visible_scores]),
+        Column("predicted", [str(score.num_predicted) for score in visible_scores], rank=2),
     ]
     show_table(out, columns, f"{way}: {title}" if way else title)
 
@@ -116,13 +120,13 @@ def _most_confused(confusion: Confusion, most: int) -> tuple[list[str], list[lis
     numbers = range(len(labels))
     errors = {n: sum(counts[n]) + sum(row[n] for row in counts) - 2 * counts[n][n] for n in numbers}
     worst = sorted((n for n in numbers if errors[n]), key=lambda n: -errors[n])
-    kept = sorted(worst[: most - 1])
-    groups = [[n] for n in kept] + [[n for n in numbers if n not in kept]]
+    worst_numbers = sorted(worst[: most - 1])
+    groups = [[n] for n in worst_numbers] + [[n for n in numbers if n not in worst_numbers]]
     folded = [[sum(counts[row][column] for row in rows for column in columns) for columns in groups] for rows in groups]
-    return [*(labels[n] for n in kept), _OTHERS], folded
+    return [*(labels[n] for n in worst_numbers), _OTHERS], folded
 
 
-def wrong_lines(wrong: Sequence[WrongRow], width: int, most: int = 3) -> Iterator[str]:
+def wrong_lines(rows: Sequence[WrongRow], width: int, most: int = 3) -> Iterator[str]:
     """The worst answers, each with its place, the right answer, the one given and the row's text.
 
     Args:
@@ -130,11 +134,11 @@ def wrong_lines(wrong: Sequence[WrongRow], width: int, most: int = 3) -> Iterato
         width: of the screen.
         most: number of answers.
     """
-    for row in wrong[:most]:
+    for row in rows[:most]:
         parts = {"missed": row.missed, "made up": row.made_up}
-        named = [f"{what} {'; '.join(texts)}" for what, texts in parts.items() if texts]
+        span_errors = [f"{what} {'; '.join(texts)}" for what, texts in parts.items() if texts]
         sure = "" if row.confidence is None else f" {row.confidence:.0%}"
-        answer = " | ".join(named) or f"{_on_a_line(row.gold)} -> {_on_a_line(row.predicted)}{sure}"
+        answer = " | ".join(span_errors) or f"{_on_a_line(row.gold)} -> {_on_a_line(row.predicted)}{sure}"
         head = f"  {_short_place(row.where)}  {answer}"
         room = width - len(head) - 2
         if room >= _MIN_TEXT:

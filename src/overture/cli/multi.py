@@ -5,12 +5,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from overture.cli.options import Given, JsonOption, SetOption, StoreOption, flag, store_root, with_flags
+from overture.cli.options import FlagValues, JsonOption, SetOption, StoreOption, flag, store_root, with_flags
 from overture.cli.out import console, loading, say, show_notes, show_text
 from overture.cli.progress import stoppable
-from overture.cli.report import asking, sentence, show_next, verdict_style
+from overture.cli.report import predict_line, sentence, show_next, verdict_style
 from overture.cli.tables import Column, show_table
-from overture.cli.tune import BACKBONE, LENGTH, PLACE, tell
+from overture.cli.tune import BACKBONE, LENGTH, PLACE, print_result
 from overture.jobs.run.request import TuneConfig, resolved
 from overture.jobs.transfer.options import MultiConfig
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 )
 def command(
     tasks: Annotated[list[Path], typer.Argument(metavar="TASK.yaml...", help="The tasks, two at least.")],
-    given: Given,
+    flag_values: FlagValues,
     teacher: Annotated[
         list[str] | None,
         typer.Option(
@@ -60,20 +60,20 @@ def command(
     from overture.jobs.transfer.agree import agreed_to_share
     from overture.store.store import Store
 
-    config = validated(MultiConfig, given.of(MultiConfig), "overture multi")
-    requests = [resolved(TuneConfig, path, given.of(TuneConfig), settings or []) for path in tasks]
-    kept, name = Store(root, say), name or f"{requests[0].task.name}-multi"
-    agreed_to_share(requests, kept, name, teacher or [])
+    config = validated(MultiConfig, flag_values.of(MultiConfig), "overture multi")
+    requests = [resolved(TuneConfig, path, flag_values.of(TuneConfig), settings or []) for path in tasks]
+    prompt_store, name = Store(root, say), name or f"{requests[0].task.name}-multi"
+    agreed_to_share(requests, prompt_store, name, teacher or [])
     for request in requests:
-        check_early(request, kept)
-    check_writable(kept.root)
+        check_early(request, prompt_store)
+    check_writable(prompt_store.root)
     loading()
 
     from overture.jobs.transfer.multi import multi
 
     with stoppable() as (show, stop):
-        result = multi(requests, kept, name, config, teachers=teacher or [], listener=show, is_stop_asked=stop)
-    tell(result, store, is_json, _show)
+        result = multi(requests, prompt_store, name, config, teachers=teacher or [], listener=show, is_stop_asked=stop)
+    print_result(result, store, is_json, _show)
 
 
 def _show(result: "MultiResult", flag: str) -> None:
@@ -82,8 +82,8 @@ def _show(result: "MultiResult", flag: str) -> None:
     out = console()
     together = [task for task in result.tasks if isinstance(task, TaskTogether)]
     if result.status == "interrupted":
-        kept = [task.single.prompt for task in result.tasks if task.single]
-        show_text(out, "stopped" + (f"; stored: {', '.join(kept)}" if kept else ""))
+        stored_refs = [task.single.prompt for task in result.tasks if task.single]
+        show_text(out, "stopped" + (f"; stored: {', '.join(stored_refs)}" if stored_refs else ""))
     if result.values:
         _show_scores(out, result, together)
         show_text(
@@ -103,7 +103,7 @@ def _show(result: "MultiResult", flag: str) -> None:
             [f"overture tune TASK.yaml {start}{flag}"],
         )
     if together:
-        show_next("Next:", [asking(task.multi.prompt, str(task.multi.folder), flag) for task in together])
+        show_next("Next:", [predict_line(task.multi.prompt, str(task.multi.folder), flag) for task in together])
 
 
 def _show_scores(out: "Console", result: "MultiResult", together: "list[TaskTogether]") -> None:

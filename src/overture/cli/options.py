@@ -66,26 +66,26 @@ CalibratedOption = Annotated[
 ]
 
 
-def store_root(given: Path | None) -> Path:
+def store_root(store: Path | None) -> Path:
     """The store's folder: the one given, or the default.
 
     Raises:
         StoreError: there is a file in its place.
     """
-    root = (given or store_dir()).absolute()
+    root = (store or store_dir()).absolute()
     if root.exists() and not root.is_dir():
         raise StoreError("the store is not a folder", where=str(root), fix="name a folder with --store")
     return root
 
 
-def store_flag(given: Path | None) -> str:
+def store_flag(store: Path | None) -> str:
     """The flag that makes another command use the same store."""
     import shlex
 
-    return f" --store {shlex.quote(str(given))}" if given else ""
+    return f" --store {shlex.quote(str(store))}" if store else ""
 
 
-class Given(dict[tuple[type[Config], str], Any]):
+class FlagValues(dict[tuple[type[Config], str], Any]):
     """The values of a command's flags, by the config and the field that they set; those left out are None."""
 
     def of(self, model: type[Config]) -> dict[str, Any]:
@@ -129,8 +129,8 @@ def flag(
     declared, help_text = _flag_type(field.annotation), field.description or ""
     if declared.is_repeatable:
         help_text += " Repeatable."
-    if default is None and (shown := shown_default or _shown_default(model, path)):
-        help_text += f" Default: {shown}."
+    if default is None and (default_text := shown_default or _shown_default(model, path)):
+        help_text += f" Default: {default_text}."
     identifier = path.replace(".", "_")
     own_name = path.rpartition(".")[2]
     option: Any = typer.Option(
@@ -185,17 +185,19 @@ def _choices(annotation: Any) -> list[str]:
 
 
 def with_flags(*flags: Flag) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command the flags, in place of its parameter ``given``, which gets their values as `Given`."""
+    """Give a command the flags, in place of its parameter ``flag_values``, which holds their values."""
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         declared = inspect.signature(command, eval_str=True).parameters
 
         @functools.wraps(command)
         def run(**values: Any) -> None:
-            given = Given({(item.model, item.path): values.pop(item.parameter.name) for item in flags})
-            command(given=given, **values)
+            flag_values = FlagValues({(item.model, item.path): values.pop(item.parameter.name) for item in flags})
+            command(flag_values=flag_values, **values)
 
-        places = [[item.parameter for item in flags] if name == "given" else [declared[name]] for name in declared]
+        places = [
+            [item.parameter for item in flags] if name == "flag_values" else [declared[name]] for name in declared
+        ]
         parameters = [_parameter(p.name, p.default, p.annotation) for place in places for p in place]
         run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         run.__annotations__ = {p.name: p.annotation for p in parameters}

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from overture.core.errors import OvertureError
 
 # The real standard output while `only_json` keeps it from everybody else; a stack, since commands may nest.
-_kept: list[TextIO] = []
+_stdout_stack: list[TextIO] = []
 _WIDTH_WITHOUT_TERMINAL = 120
 _LABEL_STYLES = {"error:": "bold red", "note:": "yellow", "damaged:": "bold red", "failed:": "bold red"}
 _loudness = ["normal"]
@@ -32,23 +32,23 @@ def only_json(is_json: bool) -> Iterator[None]:
     if not is_json:
         yield
         return
-    _kept.append(sys.stdout)
+    _stdout_stack.append(sys.stdout)
     try:
         with contextlib.redirect_stdout(sys.stderr):
             yield
     finally:
-        _kept.pop()
+        _stdout_stack.pop()
 
 
 def is_json_only() -> bool:
     """Whether standard output is kept for one JSON object."""
-    return bool(_kept)
+    return bool(_stdout_stack)
 
 
 def emit(value: "BaseModel | Mapping[str, Any]") -> None:
     """Print one JSON object on standard output, on one line."""
     values = value if isinstance(value, Mapping) else value.model_dump(mode="json")
-    stream = _kept[-1] if _kept else sys.stdout
+    stream = _stdout_stack[-1] if _stdout_stack else sys.stdout
     is_unicode = (getattr(stream, "encoding", None) or "").lower().replace("-", "") == "utf8"
     stream.write(json.dumps(values, ensure_ascii=not is_unicode, allow_nan=False, default=str) + "\n")
     stream.flush()
@@ -136,11 +136,11 @@ def show_text(out: "Console", text: str, style: str = "") -> None:
     """
     from rich.text import Text
 
-    shown = Text(wrapped(text, out.width), style=style)
+    styled_text = Text(wrapped(text, out.width), style=style)
     label = text.split(" ", 1)[0]
     if label in _LABEL_STYLES and not style:
-        shown.stylize(_LABEL_STYLES[label], 0, len(label))
-    out.print(shown, soft_wrap=True)
+        styled_text.stylize(_LABEL_STYLES[label], 0, len(label))
+    out.print(styled_text, soft_wrap=True)
 
 
 def wrapped(text: str, width: int) -> str:

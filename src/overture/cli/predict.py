@@ -13,7 +13,7 @@ from overture.cli.options import (
     DOUBT_FLAGS,
     CalibratedOption,
     DriftOption,
-    Given,
+    FlagValues,
     JsonOption,
     StoreOption,
     store_root,
@@ -41,7 +41,7 @@ _CHUNK_SECONDS = 5.0
 
 @with_flags(*DOUBT_FLAGS)
 def command(
-    given: Given,
+    flag_values: FlagValues,
     prompt: Annotated[
         str | None,
         typer.Argument(
@@ -94,11 +94,11 @@ def command(
     texts = texts or []
     if prompts:
         texts = [*([] if prompt is None else [prompt]), *texts]
-    refs = prompts or [_named(prompt)]
+    refs = prompts or [_checked_ref(prompt)]
     repeated = sorted({ref for ref in refs if refs.count(ref) > 1})
     if repeated:
         raise ConfigError("a prompt is named twice", where="--prompt", got=", ".join(repeated), fix="name each once")
-    from overture.cli.stored import stored
+    from overture.cli.stored import stored_prompt
     from overture.core.config import validated
     from overture.core.records.shares import Doubt
     from overture.data.write import check_output
@@ -106,17 +106,17 @@ def command(
     from overture.store.store import Store
 
     # Everything that can be wrong is looked at before the model is loaded.
-    kept = Store(store_root(store), say)
-    if prompts and prompt in kept.names():
+    prompt_store = Store(store_root(store), say)
+    if prompts and prompt in prompt_store.names():
         say(
             f"note: --prompt names the prompts, so {prompt!r} is read as a text; --prompt {prompt} asks that prompt too"
         )
-    folders, manifests, stored_tasks = zip(*(stored(kept, ref) for ref in refs), strict=True)
+    folders, manifests, stored_tasks = zip(*(stored_prompt(prompt_store, ref) for ref in refs), strict=True)
     tasks = list(stored_tasks)
     check_source(manifests[0].backbone.id)
     if calibrated:
         tasks = [task.calibrated() for task in tasks]
-    certainties = _certainties(manifests, tasks, validated(Doubt, given.of(Doubt), "overture predict"))
+    certainties = _certainties(manifests, tasks, validated(Doubt, flag_values.of(Doubt), "overture predict"))
     inputs, file = inputs_of_arguments(texts, tasks)
     if output:
         check_output(output, is_forced, [file] if file else [])
@@ -158,7 +158,7 @@ def _certainties(manifests: "Sequence[Manifest]", tasks: "Sequence[Task]", doubt
     return certainties
 
 
-def _named(prompt: str | None) -> str:
+def _checked_ref(prompt: str | None) -> str:
     """The prompt that is named first.
 
     Raises:
@@ -280,8 +280,8 @@ class _Rows:
         """Say how many rows could not be predicted, and why the first ones."""
         if not self.problems:
             return
-        done = "left out" if self.on_error == "skip" else "without an answer"
-        say(f"{len(self.problems)} of {self.num_done} rows could not be predicted, {done}:")
+        outcome = "left out" if self.on_error == "skip" else "without an answer"
+        say(f"{len(self.problems)} of {self.num_done} rows could not be predicted, {outcome}:")
         for line in problem_lines(
             (problem for row_problems in self.problems.values() for problem in row_problems), most=10
         ):

@@ -50,12 +50,12 @@ class Predicted:
             fields = {name: row_fields.get(name) for name in task.columns}
             shown_inputs.append(fields[task.columns[0]] if len(fields) == 1 else fields)
         # Templates of different fields show different inputs.
-        same = all(shown == shown_inputs[0] for shown in shown_inputs)
+        same = all(text == shown_inputs[0] for text in shown_inputs)
         line: dict[str, Any] = {}
         if self.inputs.source == "file":
             line = {"where": row.where, "row": row_fields}
         line["input"] = row_fields.get(UNREADABLE, shown_inputs[0] if same else row_fields)
-        answers = [_shown(task, outcome) for task, outcome in zip(self.tasks, outcomes, strict=True)]
+        answers = [_answer_fields(task, outcome) for task, outcome in zip(self.tasks, outcomes, strict=True)]
         if self.refs:
             return {**line, "prompts": dict(zip(self.refs, answers, strict=True))}
         return {**line, **answers[0]}
@@ -64,7 +64,7 @@ class Predicted:
         """A row of the output file: its own fields, and the answers under names that no column of the rows has."""
         row = self.inputs.rows[index]
         fields = plain(row.fields, row.where)
-        answers = [_shown(task, outcome) for task, outcome in zip(self.tasks, outcomes, strict=True)]
+        answers = [_answer_fields(task, outcome) for task, outcome in zip(self.tasks, outcomes, strict=True)]
         flat_answers = [_flat(task, answer) for task, answer in zip(self.tasks, answers, strict=True)]
         for number, (flat, outcome) in enumerate(zip(flat_answers, outcomes, strict=True)):
             if self._answer_columns[number] is None and isinstance(outcome, Prediction):
@@ -89,10 +89,10 @@ class Predicted:
         """The columns of a table: the rows' own, those of the answers, and one for what went wrong."""
         columns: dict[str, ColumnType] = dict.fromkeys(self._own_columns, "any")
         for number, task in enumerate(self.tasks):
-            known = self._answer_columns[number] or {task.spec.answer_key: "text"}
+            answer_columns = self._answer_columns[number] or {task.spec.answer_key: "text"}
             if self.on_error == "null":
-                known = {**known, "error": "text"}
-            columns |= {self._column(number, name): column_type for name, column_type in known.items()}
+                answer_columns = {**answer_columns, "error": "text"}
+            columns |= {self._column(number, name): column_type for name, column_type in answer_columns.items()}
         return columns
 
     def notices(self) -> list[str]:
@@ -111,7 +111,7 @@ class Predicted:
         return name
 
 
-def _shown(task: Task, outcome: Outcome) -> dict[str, Any]:
+def _answer_fields(task: Task, outcome: Outcome) -> dict[str, Any]:
     if isinstance(outcome, Prediction):
         return task.spec.shown(task, outcome)
     reasons = "; ".join(str(replace(problem, where="")) for problem in outcome)

@@ -131,8 +131,12 @@ class Stages:
 
 def plan_text(steps: Sequence[PlanStep]) -> str:
     """The steps of a run, and about how long they take where that is known."""
-    known = [step.seconds for step in steps if step.seconds is not None]
-    lines = [f"plan, about {seconds_text(sum(known))} in all:" if known and len(known) == len(steps) else "plan:"]
+    step_seconds = [step.seconds for step in steps if step.seconds is not None]
+    lines = [
+        f"plan, about {seconds_text(sum(step_seconds))} in all:"
+        if step_seconds and len(step_seconds) == len(steps)
+        else "plan:"
+    ]
     for number, step in enumerate(steps, 1):
         took = "" if step.seconds is None else f" ({seconds_text(step.seconds)})"
         lines.append(f"  {number}. {step.what}{took}")
@@ -165,9 +169,9 @@ class Bars:
             def get_renderables(self) -> "Iterator[RenderableType]":
                 for task in self.tasks:
                     yield from _piece_lines(task, self.console.width)
-                if self.tasks and (left := whole.left) is not None:
-                    elapsed, rest = seconds_text(whole.elapsed), seconds_text(left)
-                    yield wrapped(f"{whole.title}: {elapsed} so far, about {rest} left in all", self.console.width)
+                if self.tasks and (left_s := whole.left) is not None:
+                    elapsed, left_text = seconds_text(whole.elapsed), seconds_text(left_s)
+                    yield wrapped(f"{whole.title}: {elapsed} so far, about {left_text} left in all", self.console.width)
 
         # The speed is that of the whole piece: one of the last seconds is unknown while a step takes longer.
         console = console or Console(stderr=True)
@@ -200,9 +204,9 @@ def _piece_lines(task: "Task", width: int) -> "Iterator[RenderableType]":
     from rich.table import Table
     from rich.text import Text
 
-    left = task.time_remaining
+    left_s = task.time_remaining
     figures = f"{task.completed:.0f}/{task.total or 0:.0f}  {_clock_text(task.elapsed or 0)}"
-    figures += "" if left is None else f", {_clock_text(left)} left"
+    figures += "" if left_s is None else f", {_clock_text(left_s)} left"
     bar_width = _BAR_WIDTH if width >= _WIDE else 0
     room = width - len(figures) - (bar_width + 2 if bar_width else 0) - 2
     name = task.description if len(task.description) <= room else f"{task.description[: max(room - 1, 8)]}…"
@@ -215,9 +219,9 @@ def _piece_lines(task: "Task", width: int) -> "Iterator[RenderableType]":
 
 
 def _clock_text(seconds: float) -> str:
-    minutes, rest = divmod(int(seconds), 60)
+    minutes, seconds_left = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+    return f"{hours}:{minutes:02}:{seconds_left:02}" if hours else f"{minutes}:{seconds_left:02}"
 
 
 class Lines:
@@ -250,11 +254,11 @@ class Lines:
         elif not is_verbose() and (now - self._last_line < self.every_s or done == first):
             return
         self._last_line = now
-        left = ""
+        left_text = ""
         if first < done < total:
-            left = f", about {seconds_text((now - start) / (done - first) * (total - done))} left"
+            left_text = f", about {seconds_text((now - start) / (done - first) * (total - done))} left"
         if (whole := self._whole.left) is not None:
-            left += (
+            left_text += (
                 f" ({self._whole.title}: {seconds_text(self._whole.elapsed)} so far, {seconds_text(whole)} in all left)"
             )
-        say(f"{stage.what}: {done}/{total}{left}" + (f", {stage.detail}" if stage.detail else ""))
+        say(f"{stage.what}: {done}/{total}{left_text}" + (f", {stage.detail}" if stage.detail else ""))

@@ -1,7 +1,7 @@
 """``overture list``, ``show``, ``diff``, ``alias`` and ``rm``: the prompts of a store."""
 
 import sys
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,7 +17,6 @@ from overture.core.errors import StoreError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from overture.core.records.scores import Interval
     from overture.core.records.shares import KeptShares
     from overture.store.manifest import Manifest
     from overture.store.store import Entry, Store
@@ -39,11 +38,11 @@ def list_command(
     from overture.store.store import Store
 
     root = store_root(store)
-    kept = Store(root, say)
-    names_at_once = limit or (len(kept.names()) if is_json else _NAMES_AT_ONCE)
-    page = kept.page(after, names_at_once, match)
+    prompt_store = Store(root, say)
+    names_at_once = limit or (len(prompt_store.names()) if is_json else _NAMES_AT_ONCE)
+    page = prompt_store.page(after, names_at_once, match)
     entries = page.entries
-    aliases = [_aliases_of(kept, entry.name, entry.version) for entry in entries]
+    aliases = [_aliases_of(prompt_store, entry.name, entry.version) for entry in entries]
     if is_json:
         listed = [{**_listed(entry), "aliases": names} for entry, names in zip(entries, aliases, strict=True)]
         emit({"store": str(root), "prompts": listed, "after": page.after or None})
@@ -97,27 +96,21 @@ def _listed(entry: "Entry") -> dict[str, Any]:
     manifest = entry.manifest
     if manifest is None:
         return facts
-    chosen = {name: getattr(manifest, name) for name in ("method", "place", "length", "trainable", "created")}
-    return {**facts, "backbone": manifest.backbone.id, **chosen, "metrics": manifest.metrics.dump()}
+    settings = {name: getattr(manifest, name) for name in ("method", "place", "length", "trainable", "created")}
+    return {**facts, "backbone": manifest.backbone.id, **settings, "metrics": manifest.metrics.dump()}
 
 
 def _cells(entry: "Entry") -> list[str]:
-    named, manifest = f"{entry.name}@{entry.version}", entry.manifest
+    ref, manifest = f"{entry.name}@{entry.version}", entry.manifest
     if manifest is None:
-        return [named, "damaged", *[""] * 5]
-    metric, score = _main_score(manifest)
-    value, interval, rows = (f"{metric} {score.value:.3f}", interval_text(score), str(score.n)) if score else ["-"] * 3
-    what = f"{manifest.method} {manifest.place}, {manifest.length}"
-    return [named, value, interval, what, manifest.backbone.id, rows, manifest.created[:16].replace("T", " ")]
-
-
-def _main_score(manifest: "Manifest") -> tuple[str, "Interval | None"]:
-    """The task's metric on test rows, or on validation rows."""
+        return [ref, "damaged", *[""] * 5]
     metric = str(manifest.task.get("metric", ""))
-    for split, scores in (("test", manifest.metrics.test), ("validation", manifest.metrics.validation)):
-        if scores and metric in scores.scores:
-            return f"{split} {metric}", scores[metric]
-    return "", None
+    value, interval, rows = "-", "-", "-"
+    for split, scores in (("validation", manifest.metrics.validation), ("test", manifest.metrics.test)):
+        if scores and (score := scores.scores.get(metric)):
+            value, interval, rows = f"{split} {metric} {score.value:.3f}", interval_text(score), str(score.n)
+    what = f"{manifest.method} {manifest.place}, {manifest.length}"
+    return [ref, value, interval, what, manifest.backbone.id, rows, manifest.created[:16].replace("T", " ")]
 
 
 def show_command(prompt: PromptArgument, store: StoreOption = None, is_json: JsonOption = False) -> None:
@@ -126,18 +119,18 @@ def show_command(prompt: PromptArgument, store: StoreOption = None, is_json: Jso
     from overture.store.store import Store
     from overture.store.usage import predict_command
 
-    kept = Store(store_root(store), say)
-    entry = kept.show(prompt)
+    prompt_store = Store(store_root(store), say)
+    entry = prompt_store.show(prompt)
     manifest = entry.manifest
     assert manifest is not None
-    named = f"{entry.name}@{entry.version}" if entry.version else entry.name
+    ref = f"{entry.name}@{entry.version}" if entry.version else entry.name
     if is_json:
-        emit({"prompt": named, "folder": str(entry.folder), "manifest": manifest.model_dump(mode="json")})
+        emit({"prompt": ref, "folder": str(entry.folder), "manifest": manifest.model_dump(mode="json")})
         return
     out = console()
-    aliases = [] if is_path(prompt) else _aliases_of(kept, entry.name, entry.version)
+    aliases = [] if is_path(prompt) else _aliases_of(prompt_store, entry.name, entry.version)
     facts = {"aliases": ", ".join(aliases)} if aliases else {}
-    show_facts(out, {**_facts(entry.folder, manifest), **facts}, named)
+    show_facts(out, {**_facts(entry.folder, manifest), **facts}, ref)
     out.print()
     if not manifest.concept:
         _show_scores(out, manifest)
@@ -146,24 +139,22 @@ def show_command(prompt: PromptArgument, store: StoreOption = None, is_json: Jso
     show_next("Use it:", [f"overture export {prompt}{flag} --to diffusers" if manifest.concept else use])
 
 
-def _scaling_facts(options: Mapping[str, Any]) -> dict[str, str]:
-    """How label scores are read, where they have a temperature or biases."""
-    temperature, biases = options.get("temperature", 1.0), options.get("label_bias", {})
-    return {"label scores": scaling_text(temperature, biases)} if temperature != 1 or biases else {}
-
-
 def _facts(folder: Path, manifest: "Manifest") -> dict[str, str]:
     backbone, task = manifest.backbone, manifest.task
     template = task.get("template", "")
-    shown = template if isinstance(template, str) else "\n".join(f"[{m['role']}] {m['content']}" for m in template)
+    template_text = (
+        template if isinstance(template, str) else "\n".join(f"[{m['role']}] {m['content']}" for m in template)
+    )
     labels = {k: v if isinstance(v, str) else " | ".join(v) for k, v in (task.get("labels") or {}).items()}
+    options = task.get("options") or {}
+    temperature, biases = options.get("temperature", 1.0), options.get("label_bias", {})
     return {
         "model": f"{backbone.id} ({backbone.model_type}, {backbone.num_layers} layers of width {backbone.hidden_size})",
         "method": f"{manifest.method} at {manifest.place}, {manifest.length} tokens, {manifest.trainable:,} values",
         **_text_facts(manifest),
-        **({} if manifest.concept else {"template": shown}),
+        **({} if manifest.concept else {"template": template_text}),
         **({"labels": ", ".join(f"{label}: {word!r}" for label, word in labels.items())} if labels else {}),
-        **_scaling_facts(task.get("options") or {}),
+        **({"label scores": scaling_text(temperature, biases)} if temperature != 1 or biases else {}),
         **({"sure by": _sure_by(manifest.shares)} if manifest.shares else {}),
         **({"gates": gates_line(manifest.lineage.gates)} if manifest.lineage.gates else {}),
         "made": ", ".join(
@@ -195,19 +186,19 @@ def _text_facts(manifest: "Manifest") -> dict[str, str]:
 def _show_scores(out: "Console", manifest: "Manifest") -> None:
     """Print the scores by the task's metric, and all scores for a verbose command."""
     metric = str(manifest.task.get("metric", ""))
-    named = list(manifest.metrics.named())
-    main = [score for score in named if score[0].rpartition(".")[2] == metric]
-    shown = named if is_verbose() or not main else main
-    intervals = [(interval_text(score), str(score.n)) if score else ("-", "-") for _, _, score in shown]
+    scores = list(manifest.metrics.named())
+    main = [score for score in scores if score[0].rpartition(".")[2] == metric]
+    visible_scores = scores if is_verbose() or not main else main
+    intervals = [(interval_text(score), str(score.n)) if score else ("-", "-") for _, _, score in visible_scores]
     columns = [
-        Column("score", [_score_name(name) for name, _, _ in shown], is_left=True),
-        Column("value", [f"{value:.3f}" for _, value, _ in shown]),
+        Column("score", [_score_name(name) for name, _, _ in visible_scores], is_left=True),
+        Column("value", [f"{value:.3f}" for _, value, _ in visible_scores]),
         Column("95% interval", [interval for interval, _ in intervals], rank=1),
         Column("rows", [rows for _, rows in intervals], rank=2),
     ]
     show_table(out, columns)
-    if len(shown) < len(named):
-        show_text(out, f"{len(named) - len(shown)} more scores with --verbose", style="dim")
+    if len(visible_scores) < len(scores):
+        show_text(out, f"{len(scores) - len(visible_scores)} more scores with --verbose", style="dim")
 
 
 def _score_name(dotted: str) -> str:
@@ -219,11 +210,11 @@ def diff_command(a: PromptArgument, b: PromptArgument, store: StoreOption = None
     """Show what differs between two prompts."""
     from overture.store.store import Store
 
-    kept = Store(store_root(store), say)
+    prompt_store = Store(store_root(store), say)
     for prompt in (a, b):
-        kept.get(prompt)
+        prompt_store.get(prompt)
     loading()
-    diff = kept.diff(a, b)
+    diff = prompt_store.diff(a, b)
     if is_json:
         emit(diff)
         return
@@ -233,8 +224,8 @@ def diff_command(a: PromptArgument, b: PromptArgument, store: StoreOption = None
     tables = (
         [
             Column("option", list(diff.config), is_left=True),
-            Column(diff.a, [_short(both.a) for both in options], is_left=True, is_prose=True),
-            Column(diff.b, [_short(both.b) for both in options], is_left=True, is_prose=True),
+            Column(diff.a, [_short(pair.a) for pair in options], is_left=True, is_prose=True),
+            Column(diff.b, [_short(pair.b) for pair in options], is_left=True, is_prose=True),
         ],
         [
             Column(
@@ -242,16 +233,16 @@ def diff_command(a: PromptArgument, b: PromptArgument, store: StoreOption = None
                 list(map(_score_name, diff.metrics)),
                 is_left=True,
             ),
-            Column(diff.a, [_short(both.a) for both in scores]),
-            Column(diff.b, [_short(both.b) for both in scores]),
-            Column("difference", [_short(both.difference) for both in scores]),
+            Column(diff.a, [_short(pair.a) for pair in scores]),
+            Column(diff.b, [_short(pair.b) for pair in scores]),
+            Column("difference", [_short(pair.difference) for pair in scores]),
         ],
         [
             Column("values", list(diff.tensors), is_left=True),
-            Column(diff.a, [str(both.a.shape) if both.a else "-" for both in values], rank=1),
-            Column(diff.b, [str(both.b.shape) if both.b else "-" for both in values], rank=1),
-            Column("largest difference", [_short(both.max_difference) for both in values]),
-            Column("cosine", [_short(both.cosine) for both in values]),
+            Column(diff.a, [str(pair.a.shape) if pair.a else "-" for pair in values], rank=1),
+            Column(diff.b, [str(pair.b.shape) if pair.b else "-" for pair in values], rank=1),
+            Column("largest difference", [_short(pair.max_difference) for pair in values]),
+            Column("cosine", [_short(pair.cosine) for pair in values]),
         ],
     )
     for columns in tables:
@@ -285,7 +276,7 @@ def alias_command(
     from overture.store.names import Ref, parsed_ref
     from overture.store.store import Store
 
-    kept = Store(store_root(store), say)
+    prompt_store = Store(store_root(store), say)
     if is_removed and alias is not None:
         raise StoreError("with --remove there is one argument", got=f"{prompt} {alias}", wanted=f"{prompt}@{alias}")
     name = parsed_ref(prompt).name
@@ -301,15 +292,18 @@ def alias_command(
         )
     result: dict[str, Any]
     if is_removed:
-        result, text = {"removed": prompt, "version": kept.remove_alias(prompt)}, f"{prompt} is no alias any more"
+        result, text = (
+            {"removed": prompt, "version": prompt_store.remove_alias(prompt)},
+            f"{prompt} is no alias any more",
+        )
     elif alias is not None:
-        version = kept.move_alias(prompt, alias)
+        version = prompt_store.move_alias(prompt, alias)
         result, text = {"alias": f"{name}@{alias}", "version": version}, f"{name}@{alias} is {version}"
     else:
-        kept.get(prompt, named_only=True)
-        known = {f"{name}@{key}": str(Ref(name, number)) for key, number in kept.aliases(name).items()}
-        lines = [f"{key} is {version}" for key, version in sorted(known.items())]
-        result, text = {"aliases": known}, "\n".join(lines) or f"{name} has no aliases"
+        prompt_store.get(prompt, named_only=True)
+        aliases = {f"{name}@{key}": str(Ref(name, number)) for key, number in prompt_store.aliases(name).items()}
+        lines = [f"{key} is {version}" for key, version in sorted(aliases.items())]
+        result, text = {"aliases": aliases}, "\n".join(lines) or f"{name} has no aliases"
     if is_json:
         emit(result)
     else:
@@ -328,8 +322,8 @@ def rm_command(
 
     if is_path(prompt):
         raise StoreError("only a prompt's name can be removed", got=prompt, wanted="name or name@version")
-    kept = Store(store_root(store), say)
-    kept.get(prompt, named_only=True)
+    prompt_store = Store(store_root(store), say)
+    prompt_store.get(prompt, named_only=True)
     if not is_sure:
         if is_json or not sys.stdin.isatty():
             raise StoreError(
@@ -339,8 +333,8 @@ def rm_command(
             )
         what = prompt if "@" in prompt else f"all versions of {prompt}"
         typer.confirm(f"remove {what}?", abort=True, err=True)
-    removed = list(kept.remove(prompt))
+    refs = list(prompt_store.remove(prompt))
     if is_json:
-        emit({"removed": removed})
+        emit({"removed": refs})
     else:
-        show_text(console(), f"removed {', '.join(removed)}")
+        show_text(console(), f"removed {', '.join(refs)}")

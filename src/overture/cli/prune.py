@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from overture.cli.options import (
-    Given,
+    FlagValues,
     JsonOption,
     PromptArgument,
     RowsTaskArgument,
@@ -17,7 +17,7 @@ from overture.cli.options import (
 )
 from overture.cli.out import console, emit, loading, show_notes, show_text
 from overture.cli.progress import live_display
-from overture.cli.report import asking, interval_text, sentence, show_next, verdict_style
+from overture.cli.report import interval_text, predict_line, sentence, show_next, verdict_style
 from overture.cli.tables import Column, show_table
 from overture.jobs.distil.options import PruneConfig
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 @with_flags(flag(PruneConfig, "keep", metavar="SHARE"), flag(PruneConfig, "pieces"))
 def command(
     prompt: PromptArgument,
-    given: Given,
+    flag_values: FlagValues,
     task: RowsTaskArgument = None,
     name: Annotated[str | None, typer.Option(help="The pruned prompt's name; PROMPT-pruned if not given.")] = None,
     store: StoreOption = None,
@@ -40,14 +40,14 @@ def command(
     from overture.cli.stored import checked_store
     from overture.core.config import validated
 
-    config = validated(PruneConfig, given.of(PruneConfig), "overture prune")
-    kept = checked_store(root, prompt, name, task)
+    config = validated(PruneConfig, flag_values.of(PruneConfig), "overture prune")
+    prompt_store = checked_store(root, prompt, name, task)
     loading()
 
     from overture.jobs.distil.prune import prune
 
     with live_display() as show:
-        result = prune(prompt, kept, config, task=task, name=name, listener=show)
+        result = prune(prompt, prompt_store, config, task=task, name=name, listener=show)
     if is_json:
         emit(result.dump())
     else:
@@ -55,14 +55,18 @@ def command(
 
 
 def _show(result: "PruneResult", flag: str) -> None:
-    out, metric, tried = console(), result.metric, result.candidates
+    out, metric, candidates = console(), result.metric, result.candidates
     columns = [
-        Column("kept", [f"{candidate.share:.0%} of the {candidate.level}" for candidate in tried], is_left=True),
-        Column("tokens", [str(len(candidate.tokens)) for candidate in tried], rank=1),
-        Column("trained values", [f"{candidate.trainable:,}" for candidate in tried], rank=2),
-        Column(metric, ["diverged" if candidate.score is None else f"{candidate.score:.3f}" for candidate in tried]),
-        Column("loss", ["-" if candidate.loss is None else f"{candidate.loss:.3f}" for candidate in tried], rank=3),
-        Column("seconds", [f"{candidate.seconds:.1f}" for candidate in tried], rank=4),
+        Column("kept", [f"{candidate.share:.0%} of the {candidate.level}" for candidate in candidates], is_left=True),
+        Column("tokens", [str(len(candidate.tokens)) for candidate in candidates], rank=1),
+        Column("trained values", [f"{candidate.trainable:,}" for candidate in candidates], rank=2),
+        Column(
+            metric, ["diverged" if candidate.score is None else f"{candidate.score:.3f}" for candidate in candidates]
+        ),
+        Column(
+            "loss", ["-" if candidate.loss is None else f"{candidate.loss:.3f}" for candidate in candidates], rank=3
+        ),
+        Column("seconds", [f"{candidate.seconds:.1f}" for candidate in candidates], rank=4),
     ]
     show_table(out, columns, "tried, on validation rows")
     compared = result.compared["whole"]
@@ -82,5 +86,5 @@ def _show(result: "PruneResult", flag: str) -> None:
     show_notes(out, result.notices)
     show_next(
         f"Stored as {result.prompt}. Next:",
-        [asking(result.prompt, result.folder, flag), f"overture diff {result.pruned_from} {result.prompt}{flag}"],
+        [predict_line(result.prompt, result.folder, flag), f"overture diff {result.pruned_from} {result.prompt}{flag}"],
     )

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from overture.cli.options import (
-    Given,
+    FlagValues,
     JsonOption,
     PromptArgument,
     StoreOption,
@@ -36,7 +36,7 @@ def command(
     backbone: Annotated[
         str, typer.Option(metavar="MODEL", help="The other model: a known name, a Hub id, a folder or a file.")
     ],
-    given: Given,
+    flag_values: FlagValues,
     task: Annotated[
         Path | None,
         typer.Argument(metavar="TASK.yaml", help="Says where rows are; the new prompt is measured on them."),
@@ -54,10 +54,10 @@ def command(
     from overture.store.artifact import read_manifest, tensor_names
     from overture.store.manifest import check_answers
 
-    config = validated(RecycleConfig, given.of(RecycleConfig), "overture recycle")
+    config = validated(RecycleConfig, flag_values.of(RecycleConfig), "overture recycle")
     check_source(local_source(backbone))
-    kept = checked_store(root, prompt, name, task)
-    folder = kept.get(prompt)
+    prompt_store = checked_store(root, prompt, name, task)
+    folder = prompt_store.get(prompt)
     manifest = read_manifest(folder)
     check_answers(manifest)
     check_recyclable(manifest, tensor_names(folder, manifest))
@@ -70,7 +70,7 @@ def command(
     show = display()
     with show.live():
         result = recycle(
-            prompt, kept, backbone=local_source(backbone), name=name, task=task, config=config, listener=show
+            prompt, prompt_store, backbone=local_source(backbone), name=name, task=task, config=config, listener=show
         )
     if is_json:
         emit(result.dump())
@@ -105,9 +105,9 @@ def _show_scores(out: "Console", result: "RecycleResult", evaluation: "Evaluatio
     scores = {"recycled prompt": evaluation.metrics[split][metric]}
     if evaluation.no_prompt:
         scores = {"no-prompt": evaluation.no_prompt.metrics[split][metric], **scores}
-    old: SplitScores | None = getattr(result.old_metrics, split, None)
-    if old and metric in old.scores:
-        scores["prompt on the old model"] = old[metric]
+    old_scores: SplitScores | None = getattr(result.old_metrics, split, None)
+    if old_scores and metric in old_scores.scores:
+        scores["prompt on the old model"] = old_scores[metric]
     columns = [
         Column("", list(scores), is_left=True),
         Column(metric, [f"{score.value:.3f}" for score in scores.values()]),

@@ -43,7 +43,7 @@ def show_result(result: TuneResult, store_flag: str = "", with_next: bool = True
         show_next(
             f"Stored as {result.prompt}. Next:",
             [
-                asking(result.prompt, result.folder, store_flag),
+                predict_line(result.prompt, result.folder, store_flag),
                 f"overture eval {result.prompt}{store_flag}",
                 f"overture show {result.prompt}{store_flag}",
             ],
@@ -83,7 +83,7 @@ def worth_of(errors: ConceptErrors) -> str:
     )
 
 
-def asking(prompt: str, folder: str, store_flag: str = "") -> str:
+def predict_line(prompt: str, folder: str, store_flag: str = "") -> str:
     """The command that asks a stored prompt, by its name and its folder."""
     from overture.store.artifact import read_manifest
     from overture.store.usage import predict_command
@@ -112,7 +112,7 @@ def tune_from(
 def show_scores(out: "Console", result: TuneResult | Evaluation, split: str) -> None:
     """Print the model without a prompt, with examples, with the tuned prompt, side by side."""
     measured_by_name = dict(_columns(result))
-    scores = [measured.metrics[split] for measured in measured_by_name.values()]
+    scores = [measurement.metrics[split] for measurement in measured_by_name.values()]
     main = [column[result.metric] for column in scores]
     rows = {result.metric: [f"{score.value:.3f}" for score in main], "95% interval": list(map(interval_text, main))}
     for name in dict.fromkeys(name for column in scores for name in column.scores if name != result.metric):
@@ -139,18 +139,24 @@ def _columns(result: TuneResult | Evaluation) -> Iterator[tuple[str, Measured]]:
     if isinstance(result, TuneResult) and result.in_context:
         yield f"in-context ({result.in_context.shots})", result.in_context
     yield "tuned prompt", result
-    if isinstance(result, Evaluation) and (both := result.calibration):
-        yield ("calibrated", both.with_it) if both.stored == "without" else ("not calibrated", both.without)
+    if isinstance(result, Evaluation) and (calibration := result.calibration):
+        yield (
+            ("calibrated", calibration.with_it)
+            if calibration.stored == "without"
+            else ("not calibrated", calibration.without)
+        )
 
 
 def calibration_lines(result: Evaluation, split: str) -> Iterator[str]:
     """The effect of calibration on the tuned prompt."""
-    both = result.calibration
-    if not both:
+    calibration = result.calibration
+    if not calibration:
         return
-    without, with_it = (measured.metrics[split]["ece"].value for measured in (both.without, both.with_it))
+    without, with_it = (
+        measurement.metrics[split]["ece"].value for measurement in (calibration.without, calibration.with_it)
+    )
     yield f"Expected calibration error: {without:.3f} without calibration, {with_it:.3f} with it."
-    yield sentence("the same without calibration", both.compared, "calibrated prompt")
+    yield sentence("the same without calibration", calibration.compared, "calibrated prompt")
 
 
 def show_verdicts(out: "Console", result: TuneResult | Evaluation) -> None:
@@ -179,21 +185,21 @@ def scaling_text(temperature: float, biases: Mapping[str, float]) -> str:
     return f"divided by {temperature:.2f}" + (f", then shifted: {shifts}" if shifts else "")
 
 
-def sentence(control: str, paired: Paired, who: str = "tuned prompt") -> str:
+def sentence(control: str, paired: Paired, name: str = "tuned prompt") -> str:
     """One paired test in plain words."""
     difference = paired.difference
     value, low, high = 100 * difference.value, 100 * difference.low, 100 * difference.high
     chance = "p < 0.001" if paired.p_value < 0.001 else f"p = {paired.p_value:.2g}"
     if paired.p_value >= _SURE or value == 0:
         return (
-            f"{who.capitalize()} against {control}: no difference could be shown "
+            f"{name.capitalize()} against {control}: no difference could be shown "
             f"({value:+.1f} points, 95% interval {low:.1f} to {high:.1f}, {chance})."
         )
     if value < 0:
         low, high = -high, -low
     better = "better" if value > 0 else "worse"
     return (
-        f"The {who} is {better} than {control} by {abs(value):.1f} points, "
+        f"The {name} is {better} than {control} by {abs(value):.1f} points, "
         f"95% interval {low:.1f} to {high:.1f}, {chance}."
     )
 

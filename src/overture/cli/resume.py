@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from overture.cli.hard import show_forms, show_words
-from overture.cli.options import Given, JsonOption, StoreOption, run_names, store_root, with_flags
+from overture.cli.options import FlagValues, JsonOption, StoreOption, run_names, store_root, with_flags
 from overture.cli.out import console, emit, loading, say
 from overture.cli.report import show_next, show_result
 from overture.cli.search import show_search
 from overture.cli.tables import Column, show_table
-from overture.cli.tune import WHERE, finish, resume_line, where_of, worked
+from overture.cli.tune import WHERE, finish, result_of, resume_line, where_of
 from overture.core.errors import ConfigError
 from overture.core.launch import check_processes
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @with_flags(*WHERE)
 def resume_command(
-    given: Given,
+    flag_values: FlagValues,
     run: Annotated[
         str | None,
         typer.Argument(metavar="RUN", help="The run; without it, those that can go on.", autocompletion=run_names),
@@ -50,11 +50,11 @@ def resume_command(
     from overture.store.runs import RESULT, Run
     from overture.store.store import Store
 
-    kept = Store(root, say)
-    opened = Run.open(kept.runs, run)
+    prompt_store = Store(root, say)
+    opened = Run.open(prompt_store.runs, run)
     kind = opened.request().kind
     check_processes(kind == "tune", f"resume of a run of kind {kind}")
-    where = where_of(given)
+    where = where_of(flag_values)
     if where.on and kind not in ("tune", "search"):
         raise ConfigError(
             "this run's work is not given to workers",
@@ -71,8 +71,11 @@ def resume_command(
     loading()
     go_on, show = _work_of(kind)
     places = {"where": where} if kind in ("tune", "search") else {}
-    result = worked(
-        lambda listener, stop: go_on(run, kept, listener, stop, settings=settings or [], **places), store, is_json, run
+    result = result_of(
+        lambda listener, stop: go_on(run, prompt_store, listener, stop, settings=settings or [], **places),
+        store,
+        is_json,
+        run,
     )
     finish(result, store, is_json, show)
 

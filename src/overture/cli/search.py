@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from overture.cli.hard import search_forms_command, search_words_command
-from overture.cli.options import Given, JsonOption, SetOption, StoreOption, flag, store_root, with_flags
+from overture.cli.options import FlagValues, JsonOption, SetOption, StoreOption, flag, store_root, with_flags
 from overture.cli.out import console, emit, loading, say, seconds_text, show_notes, show_text
-from overture.cli.report import asking, interval_text, show_next
+from overture.cli.report import interval_text, predict_line, show_next
 from overture.cli.tables import Column, show_table
-from overture.cli.tune import BACKBONE, LENGTH, METHOD, PLACE, WHERE, finish, where_of, worked
+from overture.cli.tune import BACKBONE, LENGTH, METHOD, PLACE, WHERE, finish, result_of, where_of
 from overture.core.errors import ConfigError
 from overture.core.files import check_writable
 from overture.jobs.run.request import TuneConfig, check_no_adapter, resolved
@@ -49,7 +49,7 @@ _WORDS = ("text", "room", "minutes", "max_tokens", "shuffle_labels")
 )
 def search_command(
     task: Annotated[Path, typer.Argument(metavar="TASK.yaml", help="The task file; `search:` in it says the same.")],
-    given: Given,
+    flag_values: FlagValues,
     settings: SetOption = None,
     store: StoreOption = None,
     is_json: JsonOption = False,
@@ -59,9 +59,9 @@ def search_command(
     With --form hard: find a prompt of words instead, without training. With --form any: both, and which one won.
     """
     root = store_root(store)
-    flags = {**given.of(SearchRequest), **given.of(HardRequest)}
+    flags = {**flag_values.of(SearchRequest), **flag_values.of(HardRequest)}
     request = resolved(HardRequest, task, flags, settings or [])
-    if given.of(Where).get("on") and request.search.form != "soft":
+    if flag_values.of(Where).get("on") and request.search.form != "soft":
         raise ConfigError(
             "only a search for trained prompts runs on workers",
             where="--on",
@@ -69,7 +69,7 @@ def search_command(
             "a few passes at a time, on one machine's kept texts",
             fix="leave --on out; or --form soft",
         )
-    where = where_of(given)
+    where = where_of(flag_values)
     if request.search.form == "hard":
         search_words_command(
             request, [name for name in (*_SPACE, *_BUDGET) if f"search.{name}" in flags], store, is_json
@@ -85,18 +85,23 @@ def search_command(
     from overture.jobs.search.space import requested_pairs, wordings
     from overture.store.store import Store
 
-    config, kept = resolved(SearchRequest, task, given.of(SearchRequest), settings or []), Store(root, say)
+    config, prompt_store = (
+        resolved(SearchRequest, task, flag_values.of(SearchRequest), settings or []),
+        Store(root, say),
+    )
     check_no_adapter(config, "search")
     requested_pairs(config)
     wordings(config)
-    check_writable(kept.root)
-    check_early(config, kept)
+    check_writable(prompt_store.root)
+    check_early(config, prompt_store)
     loading()
 
     from overture.jobs.search.search import search
 
     file = shlex.quote(str(task))
-    result = worked(lambda listen, stop: search(config, kept, listen, stop, file=file, where=where), store, is_json)
+    result = result_of(
+        lambda listen, stop: search(config, prompt_store, listen, stop, file=file, where=where), store, is_json
+    )
     finish(result, store, is_json, show_search)
 
 
@@ -129,7 +134,7 @@ def show_search(result: "SearchResult", flag: str) -> None:
     if not result.prompt:
         show_text(out, "No prompt was worth its cost: the model without a prompt won, so none was stored.")
         return
-    commands = [result.command + flag, asking(result.prompt, str(result.folder), flag)]
+    commands = [result.command + flag, predict_line(result.prompt, str(result.folder), flag)]
     show_next(f"Stored as {result.prompt}. To repeat it, and to use it:", commands)
 
 
@@ -175,7 +180,7 @@ def show_race(out: "Console", result: "SearchResult") -> None:
 )
 def lr_command(
     task: Annotated[Path, typer.Argument(metavar="TASK.yaml", help="The task file.")],
-    given: Given,
+    flag_values: FlagValues,
     chart: Annotated[
         Path | None,
         typer.Option("--output", "-o", metavar="PATH", help="Write the chart as PATH.png, .html and .json."),
@@ -194,19 +199,19 @@ def lr_command(
     from overture.jobs.run.early import check_early
     from overture.store.store import Store
 
-    config = validated(LrConfig, given.of(LrConfig), "overture lr")
-    request = resolved(TuneConfig, task, given.of(TuneConfig), settings or [])
+    config = validated(LrConfig, flag_values.of(LrConfig), "overture lr")
+    request = resolved(TuneConfig, task, flag_values.of(TuneConfig), settings or [])
     check_no_adapter(request, "overture lr")
-    kept = Store(root, say)
+    prompt_store = Store(root, say)
     for path in [chart.with_suffix(suffix) for suffix in (".png", ".html", ".json")] if chart else []:
         check_replaced(path, is_forced, [task])
-    check_early(request, kept)
+    check_early(request, prompt_store)
     loading()
 
     from overture.jobs.search.lr import lr
 
     with live_display() as show:
-        result = lr(request, kept, config, out=chart, listener=show)
+        result = lr(request, prompt_store, config, out=chart, listener=show)
     if is_json:
         emit(result.dump())
         return

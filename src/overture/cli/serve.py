@@ -240,8 +240,8 @@ def _worker_options(options: ServerOptions, root: Path, model: str, revision: st
         # Answers that vLLM writes take no memory here; how many are written at once is for vLLM to decide.
         return worker.model_copy(update={"vllm": _vllm_options(options, root), "slots": _VLLM_SLOTS})
     if options.vllm_url or options.vllm_prompts:
-        given = "--url" if options.vllm_url else "--vllm-prompts"
-        raise ConfigError("there is no vLLM server to be reached", where=given, fix="add --engine vllm")
+        flag = "--url" if options.vllm_url else "--vllm-prompts"
+        raise ConfigError("there is no vLLM server to be reached", where=flag, fix="add --engine vllm")
     return worker
 
 
@@ -315,9 +315,9 @@ async def _greet(front: "Front", address: Address, is_json: bool, flag: str, vll
         await asyncio.sleep(0.05)
     seconds = time.monotonic() - started
     remark(f"{registry.base} is ready after {seconds:.1f} s")
-    refused = await asyncio.to_thread(registry.refused)
+    refusals = await asyncio.to_thread(registry.refused)
     versions = {name: numbers for name in registry.names() if (numbers := registry.store.versions(name))}
-    num_served = sum(map(len, versions.values())) - len(refused)
+    num_served = sum(map(len, versions.values())) - len(refusals)
     if is_json:
         emit(
             {
@@ -325,20 +325,19 @@ async def _greet(front: "Front", address: Address, is_json: bool, flag: str, vll
                 "page": address.page,
                 "model": registry.base,
                 "prompts": num_served,
-                "refused": refused,
+                "refused": refusals,
                 "seconds": round(seconds, 2),
             }
         )
         return
     say(f"{url} serves {'one prompt' if num_served == 1 else f'{num_served} prompts'} on {registry.base}")
     if vllm is not None:
-        _say_shares(await asyncio.to_thread(_local_prompts, registry, set(refused)), num_served, vllm)
-    for ref, reason in list(refused.items())[:_MAX_REFUSED]:
-        say(f"  not served: {ref}: {reason}")
-    if len(refused) > _MAX_REFUSED:
-        say(f"  ... and {len(refused) - _MAX_REFUSED} more")
+        local_prompts = await asyncio.to_thread(_local_prompts, registry, set(refusals))
+        say(f"vLLM at {vllm.url} answers under the prompts that it can have; they are in {vllm.prompts}")
+        _say_reasons("on the local engine", local_prompts, f" of {num_served}")
+    _say_reasons("not served", refusals)
     newest = (f"{name}@{numbers[-1]}" for name, numbers in versions.items())
-    example = next((ref for ref in newest if ref not in refused), None)
+    example = next((ref for ref in newest if ref not in refusals), None)
     say(f"the pages{', once by this link' if address.has_keys else ''}: {address.page}")
     say(f"try: {_example(registry, address, example)}" if example else f"make a prompt: overture demo{flag}")
 
@@ -362,13 +361,12 @@ def _local_prompts(registry: "Registry", refused: set[str]) -> dict[str, str]:
     return reasons
 
 
-def _say_shares(local: dict[str, str], num_served: int, vllm: "VllmOptions") -> None:
-    """Say which prompts the local engine answers under, and why."""
-    say(f"vLLM at {vllm.url} answers under the prompts that it can have; they are in {vllm.prompts}")
-    for ref, reason in list(local.items())[:_MAX_REFUSED]:
-        say(f"  on the local engine: {ref}: {reason}")
-    if len(local) > _MAX_REFUSED:
-        say(f"  ... and {len(local) - _MAX_REFUSED} more of {num_served}")
+def _say_reasons(title: str, reasons: dict[str, str], total: str = "") -> None:
+    """Say the first prompts of a list, each with its reason, and how many more there are."""
+    for ref, reason in list(reasons.items())[:_MAX_REFUSED]:
+        say(f"  {title}: {ref}: {reason}")
+    if len(reasons) > _MAX_REFUSED:
+        say(f"  ... and {len(reasons) - _MAX_REFUSED} more{total}")
 
 
 def _example(registry: "Registry", address: Address, ref: str) -> str:

@@ -37,17 +37,21 @@ def settings_command(
     """Show the keys of a task file, with defaults."""
     by_section = settings_of()
     if section is not None and section not in by_section:
-        known = {setting.key: setting for settings in by_section.values() for setting in settings}
+        settings_by_key = {setting.key: setting for settings in by_section.values() for setting in settings}
         # A key may be given by its last part alone.
-        named = [known[key] for key in known if section in (key, key.rpartition(".")[2])]
-        if not named:
+        matching_settings = [
+            settings_by_key[key] for key in settings_by_key if section in (key, key.rpartition(".")[2])
+        ]
+        if not matching_settings:
             raise ConfigError(
                 "no such section or key",
                 got=section,
                 wanted=", ".join(SECTIONS),
-                fix=did_you_mean(section, [*SECTIONS, *known, *(key.rpartition(".")[2] for key in known)]),
+                fix=did_you_mean(
+                    section, [*SECTIONS, *settings_by_key, *(key.rpartition(".")[2] for key in settings_by_key)]
+                ),
             )
-        by_section = {"": named}
+        by_section = {"": matching_settings}
     elif section is not None:
         by_section = {section: by_section[section]}
     if is_json:
@@ -59,8 +63,8 @@ def settings_command(
             show_text(out, f"\n{name}: {SECTIONS[name]}", style="bold")
         for setting in settings:
             default = f" (default {setting.default})" if setting.default not in ("", "required") else ""
-            needed = " (required)" if setting.default == "required" else ""
-            show_text(out, f"  {setting.key}: {setting.values}{default}{needed}")
+            required_text = " (required)" if setting.default == "required" else ""
+            show_text(out, f"  {setting.key}: {setting.values}{default}{required_text}")
             show_text(out, f"      {setting.description}", style="dim")
 
 

@@ -20,14 +20,14 @@ def command(prompt: PromptArgument, store: StoreOption = None, is_json: JsonOpti
 
     from overture.store.store import Store
 
-    kept = Store(root, say)
-    kept.get(prompt)
+    prompt_store = Store(root, say)
+    prompt_store.get(prompt)
     loading()
 
     from overture.jobs.transfer.similar import similar
 
     with live_display() as show:
-        result = similar(prompt, kept, as_progress(show))
+        result = similar(prompt, prompt_store, as_progress(show))
     if is_json:
         emit(result.dump())
     else:

@@ -14,7 +14,7 @@ from overture.store.names import checked_name
 from overture.store.store import Store
 
 
-class Stored(NamedTuple):
+class StoredPrompt(NamedTuple):
     """A stored prompt that is not opened yet.
 
     Args:
@@ -28,7 +28,7 @@ class Stored(NamedTuple):
     task: Task
 
 
-def stored(store: Store, ref: str) -> Stored:
+def stored_prompt(store: Store, ref: str) -> StoredPrompt:
     """A prompt of a store, by its name or its folder.
 
     Raises:
@@ -39,7 +39,7 @@ def stored(store: Store, ref: str) -> Stored:
     folder = store.get(ref)
     manifest = read_manifest(folder)
     check_answers(manifest)
-    return Stored(folder, manifest, validated(Task, manifest.task, str(folder / "prompt.json")))
+    return StoredPrompt(folder, manifest, validated(Task, manifest.task, str(folder / "prompt.json")))
 
 
 def checked_store(root: Path, prompt: str, name: str | None, task: Path | None) -> Store:

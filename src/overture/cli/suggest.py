@@ -9,7 +9,7 @@ import typer
 
 from overture.cli.options import (
     DriftOption,
-    Given,
+    FlagValues,
     JsonOption,
     StoreOption,
     flag,
@@ -49,7 +49,7 @@ def command(
         str,
         typer.Option("--prompt", metavar="PROMPT", help="The prompt that is to learn.", autocompletion=stored_names),
     ],
-    given: Given,
+    flag_values: FlagValues,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -66,17 +66,17 @@ def command(
 ) -> None:
     """Suggest the rows that teach a prompt most, and write them to a file for labelling."""
     from overture.cli.inputs import inputs_of
-    from overture.cli.stored import stored
+    from overture.cli.stored import stored_prompt
     from overture.engine.options import check_source
     from overture.jobs.label.pool import check_labels_of
     from overture.store.store import Store
 
-    options = validated(SuggestOptions, given.of(SuggestOptions), "overture suggest")
-    kept = Store(store_root(store), say)
-    folder, manifest, task = stored(kept, prompt)
+    options = validated(SuggestOptions, flag_values.of(SuggestOptions), "overture suggest")
+    prompt_store = Store(store_root(store), say)
+    folder, manifest, task = stored_prompt(prompt_store, prompt)
     check_labels_of(task, manifest.ref)
     output = output or file.with_name(f"{file.stem}-to-label.csv")
-    earlier = _earlier(output, file, task)
+    earlier_rows = _earlier_rows(output, file, task)
     check_source(manifest.backbone.id)
     inputs = inputs_of(file, [], [task])
     for notice in inputs.notices:
@@ -85,7 +85,7 @@ def command(
         say(f"note: {len(inputs.problems)} of {len(inputs.rows)} rows cannot be shown to the prompt and are left out")
     rows = [row for index, row in enumerate(inputs.rows) if index not in inputs.problems]
     labelled, rows = [row for row in rows if _has_label(task, row)], [row for row in rows if not _has_label(task, row)]
-    known = _known(task, earlier, labelled)
+    known_rows = _known_rows(task, earlier_rows, labelled)
 
     loading()
     from overture.cli.progress import display
@@ -96,9 +96,9 @@ def command(
     show = display()
     with show.live():
         handle = Host(allow_drift=allow_drift, notify=as_notices(show)).open(folder)
-        result = suggest(handle, rows, known, options, as_progress(show))
+        result = suggest(handle, rows, known_rows, options, as_progress(show))
     result = result.model_copy(update={"output": str(output)})
-    _write(output, result, earlier)
+    _write(output, result, earlier_rows)
     if is_json:
         emit(result)
     else:
@@ -106,7 +106,7 @@ def command(
         _show(
             result,
             f"overture suggest {shlex.quote(str(file))} --prompt {prompt}{flag}",
-            _training(kept, manifest),
+            _training(prompt_store, manifest),
             flag,
         )
 
@@ -126,7 +126,7 @@ def _has_label(task: "Task", row: "Row") -> bool:
     return row.fields.get(task.label_field) not in (None, "")
 
 
-def _earlier(output: Path, file: Path, task: "Task") -> "list[Row]":
+def _earlier_rows(output: Path, file: Path, task: "Task") -> "list[Row]":
     """The rows of an earlier suggestion that is continued.
 
     Raises:
@@ -154,18 +154,18 @@ def _earlier(output: Path, file: Path, task: "Task") -> "list[Row]":
     return rows
 
 
-def _known(task: "Task", earlier: "Sequence[Row]", labelled: "Sequence[Row]") -> "list[KnownRow]":
+def _known_rows(task: "Task", earlier_rows: "Sequence[Row]", labelled: "Sequence[Row]") -> "list[KnownRow]":
     from overture.jobs.label.pool import RANDOM
     from overture.jobs.label.suggest import KnownRow
 
-    suggested = [KnownRow(row, _has_label(task, row), row.fields[_CHOSEN_BY] == RANDOM) for row in earlier]
+    suggested = [KnownRow(row, _has_label(task, row), row.fields[_CHOSEN_BY] == RANDOM) for row in earlier_rows]
     return [*suggested, *(KnownRow(row, True) for row in labelled)]
 
 
-def _write(output: Path, result: "Suggestions", earlier: "Sequence[Row]") -> None:
+def _write(output: Path, result: "Suggestions", earlier_rows: "Sequence[Row]") -> None:
     from overture.data.write import written_rows
 
-    new: list[dict[str, Any]] = [
+    suggested_rows: list[dict[str, Any]] = [
         {
             **suggestion.fields,
             result.label_field: "",
@@ -175,21 +175,21 @@ def _write(output: Path, result: "Suggestions", earlier: "Sequence[Row]") -> Non
         }
         for suggestion in result.suggested
     ]
-    rows = [*(row.fields for row in earlier), *new]
+    rows = [*(row.fields for row in earlier_rows), *suggested_rows]
     columns = dict.fromkeys([name for row in rows for name in row], "any")
     with written_rows(output, columns, rows) as sink:  # type: ignore[arg-type]
         sink.write(rows)
 
 
-def _show(result: "Suggestions", again: str, training: str, flag: str) -> None:
+def _show(result: "Suggestions", suggest_command: str, training: str, flag: str) -> None:
     from overture.cli.report import show_next
 
     out = console()
-    shown = [" ".join(str(value) for value in suggestion.fields.values())[:80] for suggestion in result.suggested]
+    texts = [" ".join(str(value) for value in suggestion.fields.values())[:80] for suggestion in result.suggested]
     show_table(
         out,
         [
-            Column("row", shown, is_left=True, is_prose=True),
+            Column("row", texts, is_left=True, is_prose=True),
             Column("guess", [suggestion.guess for suggestion in result.suggested], is_left=True),
             Column("sure", [f"{suggestion.confidence:.2f}" for suggestion in result.suggested]),
             Column("chosen by", [suggestion.chosen_by for suggestion in result.suggested], is_left=True),
@@ -210,7 +210,7 @@ def _show(result: "Suggestions", again: str, training: str, flag: str) -> None:
     show_next(
         f"Fill in {result.label_field!r} in {result.output}. Next:",
         [
-            f"{again} -o {output}",
+            f"{suggest_command} -o {output}",
             f"{training}{output}{flag}",
         ],
     )

@@ -58,16 +58,16 @@ def show_table(
         bad: numbers of the rows that stand out as bad.
     """
     styles = {**dict.fromkeys(good, "bold green"), **dict.fromkeys(bad, "red")}
-    shown = list(columns)
+    visible_columns = list(columns)
     for rank in sorted({column.rank for column in columns}, reverse=True):
-        if _width(shown) <= out.width:
+        if _width(visible_columns) <= out.width:
             if title:
                 show_text(out, title, style="italic")
-            out.print(_table(shown, styles))
-            if hidden := [column.title for column in columns if column not in shown and column.title]:
+            out.print(_table(visible_columns, styles))
+            if hidden := [column.title for column in columns if column not in visible_columns and column.title]:
                 show_text(out, f"not shown here: {', '.join(hidden)} (a wider window shows them)", style="dim")
             return
-        shown = [column for column in columns if column.rank < rank]
+        visible_columns = [column for column in columns if column.rank < rank]
     if title:
         show_text(out, title, style="italic")
     for number, name in enumerate(columns[0].cells):

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from overture.cli.options import (
-    Given,
+    FlagValues,
     JsonOption,
     PromptArgument,
     RowsTaskArgument,
@@ -16,7 +16,7 @@ from overture.cli.options import (
     with_flags,
 )
 from overture.cli.out import console, emit, loading, seconds_text, show_notes, show_text
-from overture.cli.report import asking, interval_text, show_next
+from overture.cli.report import interval_text, predict_line, show_next
 from overture.cli.tables import Column, show_table
 from overture.jobs.wording.options import TranslateConfig
 
@@ -33,7 +33,7 @@ _FLAGS = (*_SIZES, "scaled", "baselines", "second_model", "seed")
 )
 def command(
     prompt: PromptArgument,
-    given: Given,
+    flag_values: FlagValues,
     task: RowsTaskArgument = None,
     name: Annotated[str | None, typer.Option(help="The new prompt's name; PROMPT-words if not given.")] = None,
     store: StoreOption = None,
@@ -46,17 +46,17 @@ def command(
     from overture.core.config import validated
     from overture.hard.proposers.registry import check_source
 
-    config = validated(TranslateConfig, given.of(TranslateConfig), "overture translate")
+    config = validated(TranslateConfig, flag_values.of(TranslateConfig), "overture translate")
     for source in config.chosen:
         check_source(source)
-    kept = checked_store(root, prompt, name, task)
+    prompt_store = checked_store(root, prompt, name, task)
     loading()
 
     from overture.cli.progress import live_display
     from overture.jobs.wording.translate import translate
 
     with live_display() as show:
-        result = translate(prompt, kept, config, task=task, name=name, listener=show)
+        result = translate(prompt, prompt_store, config, task=task, name=name, listener=show)
     if is_json:
         emit(result.dump())
     else:
@@ -65,13 +65,15 @@ def command(
 
 def _show(result: "TranslateResult", store_text: str) -> None:
     out, items = console(), result.fidelity
-    changed = [item.agreement_where_changed for item in items]
+    agreements = [item.agreement_where_changed for item in items]
     columns = [
         Column("words", [item.what for item in items], is_left=True),
         Column("tokens", [str(item.tokens) for item in items], rank=3),
         Column("KL explained", [f"{item.explained.value:.2f} ({interval_text(item.explained)})" for item in items]),
         Column("agreement", [f"{item.agreement.value:.3f}" for item in items], rank=1),
-        Column("where it changed", [f"{score.value:.3f} of {score.n}" if score else "-" for score in changed], rank=4),
+        Column(
+            "where it changed", [f"{score.value:.3f} of {score.n}" if score else "-" for score in agreements], rank=4
+        ),
         Column("accuracy", [f"{item.accuracy.value:.3f}" for item in items]),
         Column("gain kept", ["-" if i.accuracy_kept is None else f"{i.accuracy_kept:.0%}" for i in items], rank=2),
         Column("perplexity", ["-" if i.perplexity is None else f"{i.perplexity:.1f}" for i in items], rank=5),
@@ -91,13 +93,13 @@ def _show(result: "TranslateResult", store_text: str) -> None:
     for item in result.fidelity:
         show_text(out, f"{item.what}: {item.text!r}")
     if result.transfer:
-        moved = result.transfer
+        transfer = result.transfer
         show_text(
             out,
-            f"On {moved.backbone}: accuracy {moved.accuracy.value:.3f} with the words, "
-            f"{moved.without.value:.3f} without.",
+            f"On {transfer.backbone}: accuracy {transfer.accuracy.value:.3f} with the words, "
+            f"{transfer.without.value:.3f} without.",
         )
     show_notes(out, result.notices)
     show_text(out, f"{result.tokens:,.0f} live tokens, {seconds_text(result.seconds)}.")
-    commands = [asking(result.prompt, result.folder, store_text), f"overture explain {result.prompt}{store_text}"]
+    commands = [predict_line(result.prompt, result.folder, store_text), f"overture explain {result.prompt}{store_text}"]
     show_next(f"Stored as {result.prompt}. Next:", commands)

@@ -7,7 +7,16 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import typer
 
-from overture.cli.options import Given, JsonOption, SetOption, StoreOption, flag, store_flag, store_root, with_flags
+from overture.cli.options import (
+    FlagValues,
+    JsonOption,
+    SetOption,
+    StoreOption,
+    flag,
+    store_flag,
+    store_root,
+    with_flags,
+)
 from overture.cli.out import emit, loading, remark, say, seconds_text, show_error
 from overture.cli.pages import show_page, written_page
 from overture.cli.progress import display
@@ -60,7 +69,7 @@ WHERE = (flag(Where, "on", metavar="RAY"), flag(Where, "workers"))
 )
 def tune_command(
     task: Annotated[Path, typer.Argument(metavar="TASK.yaml", help="The task file; `overture init` writes one.")],
-    given: Given,
+    flag_values: FlagValues,
     settings: SetOption = None,
     engine: Annotated[
         Literal["vllm"] | None,
@@ -80,34 +89,37 @@ def tune_command(
         if engine == "vllm":
             fitted_to_vllm(values, lambda text: remark(f"note: {text}"))
 
-    config, kept = resolved(TuneConfig, task, given.of(TuneConfig), settings or [], change=change), Store(root, say)
-    where = where_of(given)
-    check_writable(kept.root)
-    check_early(config, kept)
+    config, prompt_store = (
+        resolved(TuneConfig, task, flag_values.of(TuneConfig), settings or [], change=change),
+        Store(root, say),
+    )
+    where = where_of(flag_values)
+    check_writable(prompt_store.root)
+    check_early(config, prompt_store)
     loading()
 
     from overture.jobs.tune.tune import tune
 
-    result = worked(
-        lambda listener, stop: tune(config, kept, listener, stop, file=str(task), where=where), store, is_json
+    result = result_of(
+        lambda listener, stop: tune(config, prompt_store, listener, stop, file=str(task), where=where), store, is_json
     )
     finish(result, store, is_json, show_result)
 
 
-def where_of(given: Given) -> Where:
+def where_of(flag_values: FlagValues) -> Where:
     """Where a command's jobs run.
 
     Raises:
         ConfigError: the place cannot be read, or Ray is missing.
     """
-    where = validated(Where, given.of(Where), "--on")
+    where = validated(Where, flag_values.of(Where), "--on")
     if where.on:
         # Before the model is loaded and the first steps are taken.
         check_ray()
     return where
 
 
-def worked(
+def result_of(
     work: Callable[[Listener, Callable[[], bool]], Result], store: Path | None, is_json: bool, run: str = ""
 ) -> Result | StoppedRun:
     """Do a run's work with its progress shown; Ctrl-C stops it where it can go on.
@@ -122,7 +134,7 @@ def worked(
         The result; `StoppedRun` where Ctrl-C came before training.
     """
     result: Result | StoppedRun
-    shown, name, is_training, has_begun = display(), run, False, False
+    screen, name, is_training, has_begun = display(), run, False, False
     started = time.monotonic()
     with StopRequest("stopping after this step; press Ctrl-C again to stop at once") as stop:
 
@@ -132,13 +144,13 @@ def worked(
             name = event.run if isinstance(event, StartEvent) else name
             # Each step of the plan begins without training.
             is_training = (is_training and not isinstance(event, StageEvent)) or isinstance(event, StepEvent)
-            shown(event)
+            screen(event)
             # Before training nothing is lost by stopping here; in training the loop stops after its step.
             if stop.is_asked and isinstance(event, ProgressEvent) and not is_training:
                 raise KeyboardInterrupt
 
         try:
-            with shown.live():
+            with screen.live():
                 result = work(listen, stop)
         except KeyboardInterrupt:
             if not name:
@@ -159,7 +171,7 @@ def resume_line(run: str, store: Path | None) -> str:
     return f"overture resume {run}{store_flag(store)}"
 
 
-def tell(result: T, store: Path | None, is_json: bool, show: Callable[[T, str], None]) -> None:
+def print_result(result: T, store: Path | None, is_json: bool, show: Callable[[T, str], None]) -> None:
     """Print a command's result, also one of a command that was stopped; exit with its code.
 
     Args:

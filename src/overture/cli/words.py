@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from overture.cli.options import Given, JsonOption, SetOption, flag, with_flags
+from overture.cli.options import FlagValues, JsonOption, SetOption, flag, with_flags
 from overture.cli.out import console, emit, loading, seconds_text, show_notes, show_text
 from overture.cli.report import interval_text, show_next
 from overture.cli.tables import Column, show_table
@@ -25,7 +25,7 @@ _SHOWN_WORDS = 6
 @with_flags(BACKBONE, flag(WordsConfig, "words"), flag(WordsConfig, "pool"))
 def command(
     task: Annotated[Path, typer.Argument(metavar="TASK.yaml", help="The task file, with labels.")],
-    given: Given,
+    flag_values: FlagValues,
     settings: SetOption = None,
     is_json: JsonOption = False,
 ) -> None:
@@ -35,8 +35,8 @@ def command(
     from overture.engine.options import check_source
     from overture.jobs.run.early import read_early
 
-    config = validated(WordsConfig, given.of(WordsConfig), "overture words")
-    flags = given.of(TuneConfig)
+    config = validated(WordsConfig, flag_values.of(WordsConfig), "overture words")
+    flags = flag_values.of(TuneConfig)
     request = resolved(TuneConfig, task, flags, settings or [], prompt_use="unused")
 
     check_source(request.task.backbone)
@@ -54,9 +54,9 @@ def command(
 
 
 def _tune_command(task: Path, backbone: str | None, settings: list[str], labels: dict[str, Any]) -> str:
-    chosen = json.dumps(labels, ensure_ascii=False)
+    labels_json = json.dumps(labels, ensure_ascii=False)
     words = ["overture", "tune", str(task), *(["--backbone", backbone] if backbone else [])]
-    words += [word for setting in [*settings, f"labels={chosen}"] for word in ("--set", setting)]
+    words += [word for setting in [*settings, f"labels={labels_json}"] for word in ("--set", setting)]
     return shlex.join(words)
 
 

@@ -50,13 +50,13 @@ def errors_command(
 
     if output:
         check_output(output, is_forced)
-    kept = Store(store_root(store), say)
-    manifest = read_manifest(kept.get(prompt))
-    again = f"overture eval {prompt}{store_flag(store)} --errors OUT.csv"
-    run = run_of(kept, manifest, f"score it on rows of a file: overture eval {prompt} FILE --errors OUT.csv")
+    prompt_store = Store(store_root(store), say)
+    manifest = read_manifest(prompt_store.get(prompt))
+    eval_command = f"overture eval {prompt}{store_flag(store)} --errors OUT.csv"
+    run = run_of(prompt_store, manifest, f"score it on rows of a file: overture eval {prompt} FILE --errors OUT.csv")
     wrong_rows = run.read(WRONG_ROWS, WrongRows)
     if wrong_rows is None:
-        raise StoreError("the run kept no wrong answers", where=str(run.folder), fix=again)
+        raise StoreError("the run kept no wrong answers", where=str(run.folder), fix=eval_command)
     if output:
         write_errors(output, wrong_rows.wrong)
         remark(f"wrote {output}: {len(wrong_rows.wrong)} of {wrong_rows.num_rows} {wrong_rows.split} rows")
@@ -78,7 +78,7 @@ def errors_command(
             show_text(out, f"  ... and {len(wrong_rows.wrong) - limit} more: --limit N, or -o errors.csv")
 
 
-def write_errors(path: Path, wrong: "Sequence[WrongRow]") -> None:
+def write_errors(path: Path, wrong_rows: "Sequence[WrongRow]") -> None:
     """Write wrong answers to a table, or as JSON lines.
 
     Raises:
@@ -87,7 +87,7 @@ def write_errors(path: Path, wrong: "Sequence[WrongRow]") -> None:
     from overture.data.write import written_rows
 
     rows: list[dict[str, Any]] = []
-    for row in wrong:
+    for row in wrong_rows:
         values = row.model_dump() | {"missed": "; ".join(row.missed), "made_up": "; ".join(row.made_up)}
         values["right"] = values.pop("gold")
         rows.append({name: values[name] for name in _COLUMNS})

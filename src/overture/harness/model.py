@@ -85,8 +85,10 @@ class OvertureLM(TemplateLM):  # type: ignore[misc]  # the harness has no types
     ) -> None:
         super().__init__()
         if unknown:
-            known = "prompt, backbone, store, device, dtype, max_tokens, max_length, allow_drift"
-            raise ConfigError("unknown model argument", where="--model_args", got=", ".join(unknown), wanted=known)
+            known_names = "prompt, backbone, store, device, dtype, max_tokens, max_length, allow_drift"
+            raise ConfigError(
+                "unknown model argument", where="--model_args", got=", ".join(unknown), wanted=known_names
+            )
         self.max_tokens, self.max_rows = int(max_tokens), _max_rows(batch_size, max_batch_size)
         self.handle: Handle | None = None
         folder = Store(Path(store) if store else store_dir()).get(prompt) if prompt else None
@@ -179,9 +181,9 @@ class OvertureLM(TemplateLM):  # type: ignore[misc]  # the harness has no types
         return list(self.tokenizer.encode(string, **options))
 
     def _encode_pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
-        trained = self._as_trained(context)
-        if trained is not None:
-            return trained, self.tok_encode(continuation, add_special_tokens=False)
+        context_ids = self._as_trained(context)
+        if context_ids is not None:
+            return context_ids, self.tok_encode(continuation, add_special_tokens=False)
         first, second = super()._encode_pair(context, continuation)
         return list(first), list(second)
 
@@ -210,8 +212,8 @@ class OvertureLM(TemplateLM):  # type: ignore[misc]  # the harness has no types
         """
         by_context: dict[Ids, dict[Ids, list[int]]] = {}
         for index, (_text, context, continuation) in enumerate(requests):
-            cut = self._shortened(context, len(continuation) - 1)
-            by_context.setdefault(cut, {}).setdefault(tuple(continuation), []).append(index)
+            context_ids = self._shortened(context, len(continuation) - 1)
+            by_context.setdefault(context_ids, {}).setdefault(tuple(continuation), []).append(index)
         results: dict[int, tuple[float, bool]] = {}
         with tqdm(total=len(requests), disable=disable_tqdm, desc="overture: likelihoods") as bar:
             for rows in self._batches(list(self._rows_of(by_context))):
@@ -271,13 +273,13 @@ class OvertureLM(TemplateLM):  # type: ignore[misc]  # the harness has no types
         windows: list[Pair] = []
         owners: list[int] = []
         for number, request in enumerate(requests):
-            cut = get_rolling_token_windows(
+            token_windows = get_rolling_token_windows(
                 token_list=self.tok_encode(request.args[0]),
                 prefix_token=self.prefix_token_id,
                 max_seq_len=self.max_length,
                 context_len=1,
             )
-            for context, continuation in map(make_disjoint_window, cut):
+            for context, continuation in map(make_disjoint_window, token_windows):
                 windows.append((None, context, continuation))
                 owners.append(number)
         sums = [0.0] * len(requests)
@@ -302,18 +304,18 @@ class OvertureLM(TemplateLM):  # type: ignore[misc]  # the harness has no types
         texts: dict[int, str] = {}
         with tqdm(total=len(requests), disable=disable_tqdm, desc="overture: texts") as bar:
             for (max_new_tokens, stop), members in groups.items():
-                rows = [self._context_row(index, requests[index].args[0], max_new_tokens) for index in members]
+                rows = []
+                for index in members:
+                    context = requests[index].args[0]
+                    ids = self._as_trained(context) or self.tok_encode(context) or [self.prefix_token_id]
+                    rows.append(self._row(index, self._shortened(ids, max_new_tokens)))
                 for batch in self._batches(rows, max_new_tokens):
-                    written = self.model.ask(batch, Continuations(max_new_tokens, self._ends(stop)))
-                    texts |= {row.row: _until(self._text(ids), stop) for row, ids in zip(batch, written, strict=True)}
+                    id_lists = self.model.ask(batch, Continuations(max_new_tokens, self._ends(stop)))
+                    texts |= {row.row: _until(self._text(ids), stop) for row, ids in zip(batch, id_lists, strict=True)}
                     bar.update(len(batch))
         for index, request in enumerate(requests):
             self.cache_hook.add_partial("generate_until", request.args, texts[index])
         return [texts[index] for index in range(len(requests))]
-
-    def _context_row(self, number: int, context: str, max_new_tokens: int) -> Encoded:
-        ids = self._as_trained(context) or self.tok_encode(context) or [self.prefix_token_id]
-        return self._row(number, self._shortened(ids, max_new_tokens))
 
     def _ends(self, stop: Sequence[str]) -> Callable[[Sequence[int]], bool]:
         def is_done(ids: Sequence[int]) -> bool:

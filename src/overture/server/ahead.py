@@ -11,7 +11,7 @@ from overture.engine.lines import Line
 from overture.engine.passes import kept_input
 from overture.evaluate.host import Host
 from overture.evaluate.inquiry import Item
-from overture.server.asked import Job, inputs_of
+from overture.server.job import Job, inputs_of
 
 Lane = deque[tuple[Job, int]]
 
@@ -80,17 +80,19 @@ class Ahead:
             return False
         memory = prompt.memory.memory if prompt and prompt.memory else None
         num_prompt = memory.length if memory else 0
-        known = None
+        kept_head = None
         texts = self.host.answerer_of(item).cache
         if _is_talk(job, item) and texts is not None and (memory is None or memory.weights is None):
-            known = self._heads.longest(texts, _scope(item), item.row.input_ids, num_prompt)
-        if known:
-            job.inquiry.items[index] = item._replace(head=known)
-            job.usage = job.usage.model_copy(update={"cached_tokens": job.usage.cached_tokens + known.num})
-        num = known.num if known else 0
+            kept_head = self._heads.longest(texts, _scope(item), item.row.input_ids, num_prompt)
+        if kept_head:
+            job.inquiry.items[index] = item._replace(head=kept_head)
+            job.usage = job.usage.model_copy(update={"cached_tokens": job.usage.cached_tokens + kept_head.num})
+        num = kept_head.num if kept_head else 0
         if item.row.num_input - num <= most:
             return False
-        reading = Reading(backbone, item.row.input_ids[num:], num_prompt + num, known.memory if known else memory)
+        reading = Reading(
+            backbone, item.row.input_ids[num:], num_prompt + num, kept_head.memory if kept_head else memory
+        )
 
         def finish(reading: Reading) -> None:
             head = Head(reading.memory, item.row.num_input)

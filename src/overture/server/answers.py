@@ -72,7 +72,7 @@ class TextAnswer(Record):
 Answer = Annotated[Choice | Labels | Score | Tags | TextAnswer, Field(discriminator="type")]
 
 
-def typed_answer(shown: dict[str, Any], top: int | None = None, value: JsonValue = None) -> Answer:
+def typed_answer(fields: dict[str, Any], top: int | None = None, value: JsonValue = None) -> Answer:
     """An answer as `predict` shows it, with its type.
 
     Args:
@@ -80,37 +80,37 @@ def typed_answer(shown: dict[str, Any], top: int | None = None, value: JsonValue
         top: keep so many of the likeliest labels.
         value: the field that spans lie in, where there is only one.
     """
-    shares = shown.get("probabilities")
+    shares = fields.get("probabilities")
     likeliest = sorted(shares, key=lambda label: -shares[label])[:top] if shares else []
-    kept = {label: round(shares[label], 4) for label in likeliest} if shares else None
-    confidence = None if shown.get("confidence") is None else round(shown["confidence"], 4)
-    if "labels" in shown:
-        chosen = shown["labels"]
+    rounded_shares = {label: round(shares[label], 4) for label in likeliest} if shares else None
+    confidence = None if fields.get("confidence") is None else round(fields["confidence"], 4)
+    if "labels" in fields:
+        chosen = fields["labels"]
         others = [label for label in likeliest if label not in chosen]
         shown_labels = [(label, True) for label in chosen] + [(label, False) for label in others]
         rounded = {label: round(share, 4) for label, share in (shares or {}).items()}
         return Labels(
             labels=[LabelShare(label=name, probability=rounded.get(name), chosen=is_on) for name, is_on in shown_labels]
         )
-    if "value" in shown:
-        return Score(score=shown["value"], probabilities=kept)
-    if "spans" in shown:
+    if "value" in fields:
+        return Score(score=fields["value"], probabilities=rounded_shares)
+    if "spans" in fields:
         is_words = isinstance(value, list)
         parts = value if isinstance(value, list | str) else None
-        cut = [None if parts is None else parts[span["start"] : span["end"]] for span in shown["spans"]]
-        texts = [" ".join(map(str, part)) if isinstance(part, list) else part for part in cut]
-        spans = [Span(**span, text=text) for span, text in zip(shown["spans"], texts, strict=True)]
-        return Tags(text=shown["answer"], unit="words" if is_words else "characters", spans=spans)
-    chosen = shown.get("label", shown.get("answer"))
-    if "label" in shown or shares:
+        parts_of_spans = [None if parts is None else parts[span["start"] : span["end"]] for span in fields["spans"]]
+        texts = [" ".join(map(str, part)) if isinstance(part, list) else part for part in parts_of_spans]
+        spans = [Span(**span, text=text) for span, text in zip(fields["spans"], texts, strict=True)]
+        return Tags(text=fields["answer"], unit="words" if is_words else "characters", spans=spans)
+    chosen = fields.get("label", fields.get("answer"))
+    if "label" in fields or shares:
         return Choice(
             choice=None if chosen is None else str(chosen),
             confidence=confidence,
-            probabilities=kept,
-            set=shown.get("set"),
-            abstained=shown.get("abstained"),
+            probabilities=rounded_shares,
+            set=fields.get("set"),
+            abstained=fields.get("abstained"),
         )
-    return TextAnswer(text=str(chosen), start=shown.get("start"), end=shown.get("end"))
+    return TextAnswer(text=str(chosen), start=fields.get("start"), end=fields.get("end"))
 
 
 def answer_text(answer: Answer) -> str:

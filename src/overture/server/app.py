@@ -1,7 +1,6 @@
 """The routes of the server. Each is a few lines: `Service`, `Writer` and `Registry` do the work."""
 
 import asyncio
-import contextlib
 import logging
 from itertools import islice
 from typing import Annotated, Any
@@ -14,7 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from overture.core.errors import NotReady, OvertureError, WrongName
+from overture.core.errors import OvertureError, WrongName
 from overture.server.errors import ErrorReply, Refused, invalid_body
 from overture.server.front import Application, Health, health_of
 from overture.server.openai import Writer, embeddings, server_sent
@@ -128,8 +127,8 @@ def _answer_errors(app: FastAPI, site: Site) -> None:
         wants = {404: "an address in /openapi.json", 405: (error.headers or {}).get("Allow")}
         status, where = error.status_code, f"{request.method} {request.url.path}"[:200]
         what = whats.get(status, str(error.detail))
-        refused = Refused(status, codes.get(status, "invalid_request"), what, where=where, wanted=wants.get(status))
-        response = site.refusal(refused, request.scope)
+        refusal = Refused(status, codes.get(status, "invalid_request"), what, where=where, wanted=wants.get(status))
+        response = site.refusal(refusal, request.scope)
         response.headers.update(error.headers or {})
         return response
 
@@ -202,8 +201,8 @@ def _add_models(app: FastAPI, service: Service) -> None:
             cards = list(islice(registry.cards(visit.key, after), limit + 1))
         else:
             cards = registry.versions(name, visit.key)
-            seen = next((number for number, card in enumerate(cards, 1) if card.id == after), 0)
-            cards = cards[seen : seen + limit + 1]
+            start = next((number for number, card in enumerate(cards, 1) if card.id == after), 0)
+            cards = cards[start : start + limit + 1]
         page = cards[:limit]
         first, last = (page[0].id, page[-1].id) if page else (None, None)
         return ModelList(data=page, has_more=len(cards) > limit, first_id=first, last_id=last)
@@ -243,25 +242,17 @@ def _add_prompts(app: FastAPI, service: Service) -> None:
         if_none_match: Annotated[str | None, Header(max_length=80, description="SHA-256 of the tensors")] = None,
     ) -> PromptKept:
         """Keep a prompt as the next version of its name; it is on the disk, and open, when this answers."""
-        kept, is_new = await registry.keep(name, await request.body(), (if_none_match or "").strip('"') or None, visit)
+        version, is_new = await registry.keep(
+            name, await request.body(), (if_none_match or "").strip('"') or None, visit
+        )
         if not is_new:
             response.status_code = 200
-        return kept
+        return version
 
     @app.delete("/v1/prompts/{ref}", tags=["prompts"])
     async def remove(ref: Ref, visit: AdminOf) -> Removed:
         """Remove one version, or with a name alone all of them; requests in progress are still answered."""
-        pinned = registry.pinned(ref, visit.key, "ref")
-        name = pinned.partition("@")[0]
-        if "@" in ref and (aliases := registry.aliases(pinned)):
-            what = f"{pinned} has the alias {aliases[0]}, so it is not removed"
-            raise Refused(409, "prompt_has_alias", what, where="ref", got=ref, fix="move the alias first")
-        removed = await asyncio.to_thread(store.remove, pinned if "@" in ref else name)
-        # A worker that is down has nothing open.
-        with contextlib.suppress(NotReady):
-            for version in removed:
-                await service.engine.unload(version)
-        return Removed(removed=list(removed))
+        return Removed(removed=await registry.remove(ref, visit.key))
 
     @app.post("/v1/prompts/{name}/alias", tags=["prompts"])
     async def move_alias(name: Ref, body: AliasRequest, visit: AdminOf) -> AliasReply:
@@ -270,11 +261,11 @@ def _add_prompts(app: FastAPI, service: Service) -> None:
             name if body.version is None else f"{name.partition('@')[0]}@{body.version}", visit.key, "name"
         )
         try:
-            moved = await asyncio.to_thread(store.move_alias, ref, body.alias)
+            version = await asyncio.to_thread(store.move_alias, ref, body.alias)
         except WrongName as wrong:
             what = "no version can be called so"
             raise Refused(400, "invalid_name", what, where="alias", got=wrong.got, wanted=wrong.wanted) from None
-        return AliasReply(alias=f"{moved.partition('@')[0]}@{body.alias}", prompt=moved)
+        return AliasReply(alias=f"{version.partition('@')[0]}@{body.alias}", prompt=version)
 
     @app.post("/v1/prompts/{ref}/warm", tags=["prompts"])
     async def warm(ref: Ref, visit: AdminOf) -> ModelCard:

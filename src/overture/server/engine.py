@@ -122,13 +122,13 @@ class FakeEngine:
             answers = {prompt: self.answer(prompt, request) for prompt in request.prompts}
             return [AnswersEvent(id=request.id, answers=answers), DoneEvent(id=request.id, usage=Usage(input_tokens=1))]
         words = " ".join(map(str, request.row.values())).split()
-        kept = words[: request.max_new_tokens]
-        texts = [word if number == 0 else f" {word}" for number, word in enumerate(kept)]
+        written_words = words[: request.max_new_tokens]
+        texts = [word if number == 0 else f" {word}" for number, word in enumerate(written_words)]
         tokens = [WrittenToken(id=number, text=text, logprob=-0.5) for number, text in enumerate(texts)]
-        usage = Usage(input_tokens=num_input, output_tokens=len(kept))
+        usage = Usage(input_tokens=num_input, output_tokens=len(written_words))
         return [
             *(TokenEvent(id=request.id, text=token.text, tokens=(token,)) for token in tokens),
-            DoneEvent(id=request.id, finish="stop" if len(kept) == len(words) else "length", usage=usage),
+            DoneEvent(id=request.id, finish="stop" if len(written_words) == len(words) else "length", usage=usage),
         ]
 
     async def cancel(self, request_id: str) -> None:

@@ -130,7 +130,7 @@ class Refused(OvertureError):
 
 def _code_of(kind: type, status: int) -> str:
     default = "invalid_request" if status == 400 else "internal_error"
-    return next((code for known, code in _CODES.items() if issubclass(kind, known)), default)
+    return next((code for error_class, code in _CODES.items() if issubclass(kind, error_class)), default)
 
 
 def invalid_body(problems: Sequence[Mapping[str, Any]]) -> Refused:
@@ -142,9 +142,11 @@ def invalid_body(problems: Sequence[Mapping[str, Any]]) -> Refused:
     # A place that may hold this or that has a problem for each.
     wanted_at: dict[str, list[str]] = {}
     for problem in problems:
-        wanted = "no such field" if problem["type"] == "extra_forbidden" else in_words(problem)
-        wanted_at.setdefault(_place(problem["loc"]), []).append(wanted)
-    texts = [f"{where or 'the body'}: {', or '.join(dict.fromkeys(wanted))}" for where, wanted in wanted_at.items()]
+        expectation = "no such field" if problem["type"] == "extra_forbidden" else in_words(problem)
+        wanted_at.setdefault(_place(problem["loc"]), []).append(expectation)
+    texts = [
+        f"{where or 'the body'}: {', or '.join(dict.fromkeys(expectation))}" for where, expectation in wanted_at.items()
+    ]
     more = [f"{len(texts) - _MAX_PROBLEMS} more fields are wrong"] if len(texts) > _MAX_PROBLEMS else []
     where, wanted_there = next(iter(wanted_at.items()))
     value = first.get("input")

@@ -64,23 +64,23 @@ class Front:
     ) -> None:
         self.engine, self._make, self._on_start, self._on_stop = engine, make, on_start, on_stop
         self._lock = threading.Lock()
-        self._made: Application | None = None
+        self._application: Application | None = None
 
     async def application(self) -> Application:
         """The routes; waits until they are made."""
-        return await asyncio.to_thread(self._made_once) if self._made is None else self._made
+        return await asyncio.to_thread(self._make_once) if self._application is None else self._application
 
-    def _made_once(self) -> Application:
+    def _make_once(self) -> Application:
         with self._lock:
-            if self._made is None:
-                self._made = self._make()
-            return self._made
+            if self._application is None:
+                self._application = self._make()
+            return self._application
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, or start and stop with the server; meets ASGI."""
         if scope["type"] == "lifespan":
             await self._live(scope, receive, send)
-        elif self._made is None and (scope["method"], scope["path"]) == ("GET", "/health"):
+        elif self._application is None and (scope["method"], scope["path"]) == ("GET", "/health"):
             await JSONResponse(health_of(self.engine.stats()).dump())(scope, receive, send)
         else:
             await (await self.application()).routes(scope, receive, send)

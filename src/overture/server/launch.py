@@ -99,10 +99,10 @@ class Launcher:
             Refused: nothing of that name was started.
         """
         folder = self.root / "started" / start
-        known = read_record(Launch, folder / COMMAND) if start.isalnum() else None
-        if known is None:
+        launch = read_record(Launch, folder / COMMAND) if start.isalnum() else None
+        if launch is None:
             raise Refused(404, "not_found", "nothing was started under this name", where="start", got=start)
-        return known
+        return launch
 
     def run_of(self, start: str) -> str | None:
         """The run that a start has made, or None; the output moves into its folder.

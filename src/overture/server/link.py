@@ -92,7 +92,12 @@ class WorkerEngine:
             try:
                 # No process can be started now, or it sent a line that is too long or no report: as if it had died.
                 with contextlib.suppress(OSError, ValueError):
-                    await self._run_once()
+                    if self._socket is None:
+                        self.spawn()
+                    ours, self._socket = self._socket, None
+                    reader, self._writer = await asyncio.open_connection(sock=ours, limit=_LINE_BYTES)
+                    while line := await reader.readline():
+                        self._receive(Report.model_validate_json(line))
             finally:
                 await self._clear()
             if self._stats.failure:
@@ -105,14 +110,6 @@ class WorkerEngine:
             self._stats, self._restarts = _NEVER_READY, self._restarts + 1
             self._fail_running("the worker has died and is started again", pause_s + 1.0)
             await asyncio.sleep(pause_s)
-
-    async def _run_once(self) -> None:
-        if self._socket is None:
-            self.spawn()
-        ours, self._socket = self._socket, None
-        reader, self._writer = await asyncio.open_connection(sock=ours, limit=_LINE_BYTES)
-        while line := await reader.readline():
-            self._receive(Report.model_validate_json(line))
 
     async def _clear(self) -> None:
         """End what is left of a worker."""
@@ -210,17 +207,19 @@ class WorkerEngine:
 
     async def load(self, prompt: str, request_id: str = "command") -> None:
         """Meets `Engine.load`."""
-        await self._done("load", prompt, request_id)
+        await self._outcome_of("load", prompt, request_id)
 
     async def unload(self, prompt: str) -> None:
         """Meets `Engine.unload`."""
-        await self._done("unload", prompt)
+        await self._outcome_of("unload", prompt)
 
     async def tokenize(self, text: str) -> tuple[int, ...]:
         """Meets `Engine.tokenize`."""
-        return (await self._done("tokenize", text)).tokens
+        return (await self._outcome_of("tokenize", text)).tokens
 
-    async def _done(self, do: Literal["load", "unload", "tokenize"], text: str, request_id: str = "command") -> Outcome:
+    async def _outcome_of(
+        self, do: Literal["load", "unload", "tokenize"], text: str, request_id: str = "command"
+    ) -> Outcome:
         if not self._stats.is_ready:
             raise NotReady("the model is not loaded", got=self._stats.failure or "it is loading")
         command = Command(do=do, id=f"{request_id}-{next(self._numbers)}", text=text)

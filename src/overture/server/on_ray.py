@@ -100,11 +100,11 @@ class EngineReplica:
 
     async def load(self, prompt: str, request_id: str) -> str:
         """Open a prompt; an `ErrorEvent` as JSON where it cannot be served."""
-        return await self._told(self._engine.load(prompt, request_id), request_id)
+        return await self._error_or_nothing(self._engine.load(prompt, request_id), request_id)
 
     async def unload(self, prompt: str) -> str:
         """Close a prompt."""
-        return await self._told(self._engine.unload(prompt), "unload")
+        return await self._error_or_nothing(self._engine.unload(prompt), "unload")
 
     async def tokenize(self, text: str) -> list[int]:
         """The model's tokens of a text."""
@@ -119,7 +119,7 @@ class EngineReplica:
         ray, serve = import_module("ray"), import_module("ray.serve")
         return serve.get_replica_context().replica_tag, ray.get_runtime_context().get_node_id(), os.getpid()
 
-    async def _told(self, work: Any, request_id: str) -> str:
+    async def _error_or_nothing(self, work: Any, request_id: str) -> str:
         try:
             await work
         except OvertureError as error:
@@ -181,7 +181,7 @@ class ClusterEngine:
             # Ray's errors have many classes: a lost replica, a lost machine, too many that wait. What an engine had
             # begun is not asked again: a request that ends an engine would end them all.
             is_ended = True
-            yield _unavailable(request.id, _lost(error))
+            yield _unavailable(request.id, _loss_text(error))
         finally:
             if not is_ended:
                 events.cancel()
@@ -211,7 +211,7 @@ class ClusterEngine:
         except OvertureError:
             raise
         except Exception as error:
-            raise NotReady(_lost(error)) from error
+            raise NotReady(_loss_text(error)) from error
 
     def stats(self) -> EngineStats:
         """Meets `Engine.stats`: of one of the engines, as it was a moment ago."""
@@ -222,7 +222,7 @@ def _unavailable(request_id: str, message: str) -> ErrorEvent:
     return ErrorEvent(id=request_id, error="Unavailable", message=message, status=503, retry_after_s=_RETRY_S)
 
 
-def _lost(error: Exception) -> str:
+def _loss_text(error: Exception) -> str:
     # Ray's messages go on for pages.
     return f"the engine was lost: {''.join(str(error).strip().splitlines()[:1]):.200}"
 

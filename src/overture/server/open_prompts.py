@@ -8,7 +8,7 @@ from overture.core.injection import Injection
 from overture.core.records.serving import Request
 from overture.evaluate.host import Handle, Host
 from overture.prompt.pack import prompt_tensors
-from overture.server.asked import Asked, task_alone
+from overture.server.job import BareQuestion, task_alone
 from overture.store.names import is_path
 
 if TYPE_CHECKING:
@@ -35,13 +35,13 @@ class OpenPrompts:
     def __len__(self) -> int:
         return len(self._handles)
 
-    def opened(self, prompt: str, request: Request | None = None) -> Handle:
+    def handle_of(self, prompt: str, request: Request | None = None) -> Handle:
         """A prompt, or with an empty name the model alone, as a request asks it.
 
         Raises:
             UserError: there is no such prompt, or the model cannot answer under it.
         """
-        question: Asked = "text"
+        question: BareQuestion = "text"
         if request is not None and not prompt:
             question = "messages" if "messages" in request.row else "labels" if request.labels else "text"
         name = prompt or " ".join((question, *(request.labels if request else ())))
@@ -74,7 +74,7 @@ class OpenPrompts:
             self.remote.open(handle)
         return handle
 
-    def _alone(self, question: Asked, request: Request | None) -> Handle:
+    def _alone(self, question: BareQuestion, request: Request | None) -> Handle:
         has_chat = bool(self.host.backbone.text.tokenizer.inner.chat_template)
         return self.host.bare(task_alone(question, request or Request(id="-", prompts=("",), row={}), has_chat))
 

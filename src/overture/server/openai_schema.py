@@ -181,10 +181,15 @@ class WritingUsage(Record):
     @classmethod
     def of(cls, *usages: Usage) -> "WritingUsage":
         """The sum."""
-        read, written = (sum(getattr(use, name) for use in usages) for name in ("input_tokens", "output_tokens"))
+        num_read, num_written = (
+            sum(getattr(use, name) for use in usages) for name in ("input_tokens", "output_tokens")
+        )
         cached = CachedTokens(cached_tokens=sum(use.cached_tokens for use in usages))
         return cls(
-            prompt_tokens=read, completion_tokens=written, total_tokens=read + written, prompt_tokens_details=cached
+            prompt_tokens=num_read,
+            completion_tokens=num_written,
+            total_tokens=num_read + num_written,
+            prompt_tokens_details=cached,
         )
 
 

@@ -87,7 +87,7 @@ def serve(connection: socket.socket, make: Callable[[], Worker]) -> None:
             send(worker.report())
 
 
-def _made(options: WorkerOptions) -> Worker:
+def _worker_of(options: WorkerOptions) -> Worker:
     def notify(message: str) -> None:
         print(message, file=sys.stderr, flush=True)
 
@@ -119,4 +119,4 @@ if __name__ == "__main__":
     # The gateway decides what Ctrl-C means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with socket.socket(fileno=int(sys.argv[1])) as gateway, contextlib.suppress(BrokenPipeError, ConnectionResetError):
-        serve(gateway, lambda: _made(WorkerOptions.model_validate_json(sys.argv[2])))
+        serve(gateway, lambda: _worker_of(WorkerOptions.model_validate_json(sys.argv[2])))

@@ -69,9 +69,9 @@ class _Rate:
 
     def done(self, units: float, now: float) -> None:
         """Some work is done, in the time since the last."""
-        passed = now - self.since
-        fade = math.exp(-passed / _MEMORY_S)
-        self.units, self.busy_s, self.since = self.units * fade + units, self.busy_s * fade + passed, now
+        passed_s = now - self.since
+        fade = math.exp(-passed_s / _MEMORY_S)
+        self.units, self.busy_s, self.since = self.units * fade + units, self.busy_s * fade + passed_s, now
         if self.busy_s > _LEAST_S:
             self.value = self.units / self.busy_s
 
@@ -150,8 +150,8 @@ class _Lane:
         shares = {name: min(1.0, most / (theirs[0] or 1.0)) for name, theirs in sums.items()}
         units, reading, num = (sum(shares[name] * theirs[which] for name, theirs in sums.items()) for which in range(3))
         if not self.is_parallel:
-            begun = sum(self.running.values()) / self.rate.value
-            return units / self.rate.value + max(0.0, begun - (now - self.rate.since))
+            running_s = sum(self.running.values()) / self.rate.value
+            return units / self.rate.value + max(0.0, running_s - (now - self.rate.since))
         unbegun, running = tuple(self.unbegun.values()), tuple(self.running.values())
         read_s = (reading + sum(unbegun)) / self.begin_rate.value - (now - self.begin_rate.since if unbegun else 0.0)
         # Where there is no slot for it some have to end, each of about the same units.

@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import contextlib
 import difflib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from overture.core.config import validated
-from overture.core.errors import ArtifactError, OvertureError, UnknownPrompt, WrongName
+from overture.core.errors import ArtifactError, NotReady, OvertureError, UnknownPrompt, WrongName
 from overture.data.task import Task
 from overture.server.engine import Engine
 from overture.server.errors import Refused, invalid_body
@@ -118,7 +119,9 @@ class Registry:
                 near = [f"{name}@{version}" for version in versions][:3]
             else:
                 near = [
-                    known for known in difflib.get_close_matches(name[:64], names, 9) if self.store.versions(known)
+                    known_name
+                    for known_name in difflib.get_close_matches(name[:64], names, 9)
+                    if self.store.versions(known_name)
                 ][:3]
             fix = f"did you mean {', '.join(near)}?" if near else "GET /v1/models lists what is there"
             raise Refused(
@@ -127,19 +130,19 @@ class Registry:
 
     def problem(self, prompt: Served) -> ArtifactError | None:
         """Why the loaded model cannot answer under a prompt; None where it can, or is not loaded yet."""
-        known = self.engine.stats().backbone
-        if known is None or prompt.manifest is None or (prompt.manifest.text and self.allow_drift):
+        backbone_facts = self.engine.stats().backbone
+        if backbone_facts is None or prompt.manifest is None or (prompt.manifest.text and self.allow_drift):
             # Any model can read words; whoever allows drift is told when the prompt is opened.
             return None
-        wanted = prompt.manifest.backbone
-        if self._model is None or self._model[0] != known:
-            self._model = (known, BackboneRef.model_validate(known))
+        expected_backbone = prompt.manifest.backbone
+        if self._model is None or self._model[0] != backbone_facts:
+            self._model = (backbone_facts, BackboneRef.model_validate(backbone_facts))
         actual = self._model[1]
-        if wanted.dtype is None:
+        if expected_backbone.dtype is None:
             # Fingerprints of earlier versions are of loaded tensors, which only the worker has; it compares them.
-            actual = actual.model_copy(update={"weights_sha256": wanted.weights_sha256})
+            actual = actual.model_copy(update={"weights_sha256": expected_backbone.weights_sha256})
         try:
-            check_fingerprint(wanted, actual, self.allow_drift)
+            check_fingerprint(expected_backbone, actual, self.allow_drift)
         except ArtifactError as error:
             if not prompt.manifest.text:
                 return error
@@ -257,16 +260,36 @@ class Registry:
             Refused: a wrong name, a damaged or unsafe file, another model's prompt.
         """
         # A body of 64 MiB takes a second to be read and checked, in which others are answered.
-        kept, is_new = await asyncio.to_thread(self._kept, name, body, known_sha256, visit.key)
+        version, is_new = await asyncio.to_thread(self._store_upload, name, body, known_sha256, visit.key)
         if not is_new:
-            return kept, False
+            return version, False
         try:
-            await self.engine.load(kept.prompt, visit.id)
+            await self.engine.load(version.prompt, visit.id)
         except OvertureError:
             # Only the model itself can tell whether shapes and options fit.
-            await asyncio.to_thread(self.store.remove, kept.prompt)
+            await asyncio.to_thread(self.store.remove, version.prompt)
             raise
-        return kept, True
+        return version, True
+
+    async def remove(self, ref: str, key: Key) -> list[str]:
+        """Remove one version, or with a name alone all of them.
+
+        Returns:
+            The versions, as name@version.
+
+        Raises:
+            Refused: 404; 409 for a version that has an alias.
+        """
+        pinned = self.pinned(ref, key, "ref")
+        if "@" in ref and (aliases := self.aliases(pinned)):
+            what = f"{pinned} has the alias {aliases[0]}, so it is not removed"
+            raise Refused(409, "prompt_has_alias", what, where="ref", got=ref, fix="move the alias first")
+        versions = await asyncio.to_thread(self.store.remove, pinned if "@" in ref else pinned.partition("@")[0])
+        # A worker that is down has nothing open.
+        with contextlib.suppress(NotReady):
+            for version in versions:
+                await self.engine.unload(version)
+        return list(versions)
 
     def _read_folder(self, ref: str) -> Served:
         folder = self.store.get(ref, named_only=True)
@@ -277,7 +300,7 @@ class Registry:
         task = validated(Task, manifest.task, str(folder / "prompt.json"))
         return Served(ref, task, manifest, promises_sets=whole.shares is not None)
 
-    def _kept(self, name: str, body: bytes, known_sha256: str | None, key: Key) -> tuple[PromptKept, bool]:
+    def _store_upload(self, name: str, body: bytes, known_sha256: str | None, key: Key) -> tuple[PromptKept, bool]:
         """An upload on the disk, and whether it was not there before."""
         try:
             upload = PromptUpload.model_validate_json(body)
@@ -292,9 +315,9 @@ class Registry:
         if not key.may_use(name):
             raise Refused(403, "name_not_allowed", "the key may not use this name", where="name", got=name)
         for version in reversed(self.store.versions(name) if known_sha256 else ()):
-            known = self.read(f"{name}@{version}").manifest
-            if known is not None and known.tensors_sha256 == known_sha256:
-                return PromptKept(prompt=f"{name}@{version}", sha256=known.tensors_sha256), False
+            manifest_of_version = self.read(f"{name}@{version}").manifest
+            if manifest_of_version is not None and manifest_of_version.tensors_sha256 == known_sha256:
+                return PromptKept(prompt=f"{name}@{version}", sha256=manifest_of_version.tensors_sha256), False
         values: dict[str, Any] = {**upload.manifest, "name": name}
         manifest = validated(Manifest, values, "manifest")
         task = validated(Task, manifest.task, "manifest.task")

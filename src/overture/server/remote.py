@@ -33,7 +33,7 @@ from overture.evaluate.host import Handle, Host
 from overture.evaluate.inquiry import Item
 from overture.exchange.vllm_files import PARAMETER, PLACEHOLDER
 from overture.jobs.transfer.vllm import vllm_gap, written_for_vllm
-from overture.server.asked import most_written
+from overture.server.job import most_written
 
 if TYPE_CHECKING:
     import httpx2 as httpx
@@ -98,16 +98,16 @@ class Remote:
         self._ours, self._theirs = socket.socketpair()
         self._ours.setblocking(False)
         self._loop = asyncio.new_event_loop()
-        self._client: httpx.AsyncClient = self._made_client()
+        self._client: httpx.AsyncClient = self._new_client()
         self._thread = threading.Thread(target=self._loop.run_forever, name="vllm", daemon=True)
         self._thread.start()
         try:
-            self.model, self.max_length = self._call(self._known_model())
+            self.model, self.max_length = self._call(self._model_facts())
         except BaseException:
             self.close()
             raise
 
-    def _made_client(self) -> "httpx.AsyncClient":
+    def _new_client(self) -> "httpx.AsyncClient":
         import httpx2 as httpx
 
         key = os.environ.get(KEY, "")
@@ -125,7 +125,7 @@ class Remote:
     def _call(self, work: Any) -> Any:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()
 
-    async def _known_model(self) -> tuple[str, int]:
+    async def _model_facts(self) -> tuple[str, int]:
         """The server's name of the model, and its context in tokens."""
         import httpx2 as httpx
 
@@ -204,22 +204,27 @@ class Remote:
     def takes(self, item: Item) -> bool:
         """Whether a question is of a kind that vLLM answers as the worker does, under a prompt that it can have."""
         row, question, handle = item.row, item.question, item.handle
-        if vllm_gap(handle) or not all(isinstance(token, int) for token in (*row.input_elements, *row.anchor_elements)):
-            return False
-        if handle.manifest.text is not None and not self._has_same_tokens(handle):
-            return False
-        if handle.prompt is not None and handle.manifest.text is None and not handle.manifest.version:
+        manifest, target = handle.manifest, row.target
+        if manifest.text is not None:
+            can_have = manifest.backbone.tokenizer_sha256 == self.host.backbone.info.tokenizer_sha256
+        else:
+            can_have = handle.prompt is None or manifest.version > 0
+        has_tokens_alone = all(isinstance(token, int) for token in (*row.input_elements, *row.anchor_elements))
+        if vllm_gap(handle) or not can_have or not has_tokens_alone:
             return False
         if isinstance(question, LabelScores):
-            most, is_known = 1 + _longest_word(row.target), isinstance(row.target, OneOf) and row.target.read is None
+            if not isinstance(target, OneOf) or target.read is not None:
+                return False
+            num_more = 1 + max(len(word) for word in target.candidates.words)
         elif isinstance(question, Answers):
-            most, is_known = most_written(item), question.decoding.beams == 1 and _is_free(row.target)
+            is_free = target is None or (isinstance(target, Answer) and target.allowed is None)
+            if not is_free or question.decoding.beams != 1:
+                return False
+            num_more = most_written(item)
         else:
             return False
-        return is_known and handle.manifest.length + row.num_text + most <= self.max_length
-
-    def _has_same_tokens(self, handle: Handle) -> bool:
-        return handle.manifest.backbone.tokenizer_sha256 == self.host.backbone.info.tokenizer_sha256
+        has_room: bool = manifest.length + row.num_text + num_more <= self.max_length
+        return has_room
 
     def ask(self, request: Request, index: int, item: Item) -> None:
         """Send a question; pieces of its answer are taken as they come."""
@@ -230,7 +235,7 @@ class Remote:
             assert isinstance(item.row.target, OneOf)
             work = partial(self._label_scores, body, item.row.target.candidates, request.id, index)
         else:
-            work = partial(self._answer, body | self._as_written(request, item), request.id, index)
+            work = partial(self._answer, body | self._writing_options(request, item), request.id, index)
         key = (request.id, index)
 
         def begin() -> None:
@@ -252,7 +257,7 @@ class Remote:
         """What can be read when there are pieces."""
         return self._ours.fileno()
 
-    def taken(self) -> list[Piece]:
+    def take_pieces(self) -> list[Piece]:
         """The pieces that have come."""
         with contextlib.suppress(BlockingIOError):
             while self._ours.recv(4096):
@@ -292,25 +297,25 @@ class Remote:
 
     def salt_of(self, request: Request, handle: Handle) -> str:
         """Whose blocks of vLLM's cache a request may find: those of its tenant, and under its prompt, alone."""
-        known = json.dumps([request.tenant, handle.manifest.ref, handle.manifest.tensors_sha256])
-        return hmac.new(self._secret, known.encode(), hashlib.sha256).hexdigest()
+        scope = json.dumps([request.tenant, handle.manifest.ref, handle.manifest.tensors_sha256])
+        return hmac.new(self._secret, scope.encode(), hashlib.sha256).hexdigest()
 
     def _body(self, request: Request, item: Item) -> dict[str, Any]:
         handle, row = item.handle, item.row
         front: Sequence[Any] = ()
         back: Sequence[Any] = ()
-        named: dict[str, Any] = {}
+        transfer_params: dict[str, Any] = {}
         if (text := handle.manifest.text) is not None:
             front, back = text.before_ids, text.after_ids
         elif handle.prompt is not None:
             front = [PLACEHOLDER] * handle.manifest.length
             digest = handle.manifest.tensors_sha256
-            named = {"kv_transfer_params": {PARAMETER: handle.manifest.ref, "sha256": digest}}
+            transfer_params = {"kv_transfer_params": {PARAMETER: handle.manifest.ref, "sha256": digest}}
         return {
             "model": self.model,
             "prompt": [*front, *row.input_elements, *back, *row.anchor_elements],
             "cache_salt": self.salt_of(request, handle),
-            **named,
+            **transfer_params,
             "max_tokens": 1,
             # All that a model's own generation_config.json could set.
             "temperature": 0.0,
@@ -327,11 +332,11 @@ class Remote:
             "logprobs": 0,
         }
 
-    def _as_written(self, request: Request, item: Item) -> dict[str, Any]:
+    def _writing_options(self, request: Request, item: Item) -> dict[str, Any]:
         """What an answer that is written asks beside its text."""
         question, eos_id = item.question, item.handle.adapted.info.eos_id
         assert isinstance(question, Answers)
-        wanted: dict[str, Any] = {
+        fields: dict[str, Any] = {
             "max_tokens": most_written(item),
             "stop_token_ids": [] if eos_id is None else [eos_id],
             "logprobs": request.top_logprobs or 0,
@@ -339,15 +344,15 @@ class Remote:
             "stream": True,
         }
         if question.decoding.temperature is not None:
-            drawn = question.decoding
-            wanted |= {"temperature": drawn.temperature, "top_p": drawn.top_p, "seed": drawn.seed}
-        return wanted
+            decoding = question.decoding
+            fields |= {"temperature": decoding.temperature, "top_p": decoding.top_p, "seed": decoding.seed}
+        return fields
 
     # -- what comes back
 
     async def _answer(self, body: dict[str, Any], request_id: str, index: int) -> None:
         num_top = body["logprobs"]
-        async for chunk in self._streamed(body):
+        async for chunk in self._chunks(body):
             choice = chunk["choices"][0] if chunk.get("choices") else {}
             shares = choice.get("logprobs")
             if shares and shares["token_logprobs"]:
@@ -357,7 +362,7 @@ class Remote:
                 self._put(Piece(request_id, index, tokens))
         self._put(Piece(request_id, index, is_end=True))
 
-    async def _streamed(self, body: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
+    async def _chunks(self, body: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
         async with self._client.stream("POST", "/v1/completions", json=body) as reply:
             if reply.status_code != 200:
                 await reply.aread()
@@ -384,15 +389,15 @@ class Remote:
         ]
         replies = await asyncio.gather(*(self._shares(body, begin, ids) for begin, ids in requests))
         shares: dict[tuple[int, ...], float] = {}
-        for (begin, ids), known in zip(requests, replies, strict=True):
-            shares |= {(*begin, token): known[token] for token in ids}
+        for (begin, ids), token_shares in zip(requests, replies, strict=True):
+            shares |= {(*begin, token): token_shares[token] for token in ids}
         words = [sum(shares[word[: place + 1]] for place in range(len(word))) for word in candidates.words]
         self._put(Piece(request_id, index, scores=scores_of(words, candidates), is_end=True))
 
     async def _shares(self, body: dict[str, Any], begin: tuple[int, ...], ids: Sequence[int]) -> dict[int, float]:
         """Log-probabilities of tokens behind a row and the beginning of a word."""
-        wanted = {"prompt": [*body["prompt"], *begin], "logprob_token_ids": list(ids), "logprobs": 1}
-        reply = await self._client.post("/v1/completions", json=body | wanted)
+        changes = {"prompt": [*body["prompt"], *begin], "logprob_token_ids": list(ids), "logprobs": 1}
+        reply = await self._client.post("/v1/completions", json=body | changes)
         if reply.status_code != 200:
             raise _refusal(reply.status_code, reply.text)
         return dict(_top(reply.json()["choices"][0]["logprobs"]["top_logprobs"][0]))
@@ -422,14 +427,6 @@ def _top(shares: dict[str, float], num: int | None = None) -> tuple[tuple[int, f
     """Tokens and their log-probabilities, as vLLM spells them; the likeliest ones, or all."""
     pairs = [(int(name.removeprefix(_TOKEN)), share) for name, share in shares.items()]
     return tuple(pairs if num is None else sorted(pairs, key=lambda pair: -pair[1])[:num])
-
-
-def _longest_word(target: Any) -> int:
-    return max(map(len, target.candidates.words)) if isinstance(target, OneOf) else 0
-
-
-def _is_free(target: Any) -> bool:
-    return target is None or (isinstance(target, Answer) and target.allowed is None)
 
 
 def _refusal(status: int, text: str) -> OvertureError:

@@ -83,8 +83,8 @@ def read_keys(path: Path) -> tuple[Key, ...]:
         ConfigError: the file is missing or empty, or others than its owner may read it.
         StoreError: it is damaged.
     """
-    kept = read_record(KeyFile, path)
-    if kept is None or not kept.keys:
+    key_file = read_record(KeyFile, path)
+    if key_file is None or not key_file.keys:
         fix = f"make one with `overture serve --key-file {path} --new-key NAME`"
         raise ConfigError("there are no keys in the key file", where=str(path), fix=fix)
     if os.stat(path).st_mode & 0o077:
@@ -95,7 +95,7 @@ def read_keys(path: Path) -> tuple[Key, ...]:
             wanted="mode 600",
             fix=f"chmod 600 {path}",
         )
-    return kept.keys
+    return key_file.keys
 
 
 def add_key(path: Path, name: str, scope: Literal["predict", "admin"]) -> str:
@@ -112,8 +112,8 @@ def add_key(path: Path, name: str, scope: Literal["predict", "admin"]) -> str:
     digest = hashlib.sha256(secret.encode()).hexdigest()
     key = validated(Key, {"name": name, "scope": scope, "sha256": digest}, "the new key")
     with exclusive(path.with_name(f".{path.name}.lock"), "to the key file"):
-        kept = read_record(KeyFile, path) or KeyFile()
-        file = KeyFile(keys=(*(other for other in kept.keys if other.name != name), key))
+        key_file = read_record(KeyFile, path) or KeyFile()
+        file = KeyFile(keys=(*(other for other in key_file.keys if other.name != name), key))
         previous = os.umask(0o077)
         try:
             write_atomic(path, file.model_dump_json(indent=1) + "\n")

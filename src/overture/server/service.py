@@ -75,9 +75,9 @@ def row_of(value: Row, prompts: Sequence[Served], where: str) -> dict[str, JsonV
     """
     columns = dict.fromkeys(column for prompt in prompts for column in prompt.columns)
     if isinstance(value, dict):
-        missing = [column for column in columns if column not in value]
-        if missing:
-            what = f"a field is missing: {', '.join(missing)}"
+        missing_columns = [column for column in columns if column not in value]
+        if missing_columns:
+            what = f"a field is missing: {', '.join(missing_columns)}"
             got, wanted = f"fields {', '.join(value)}", f"fields {', '.join(columns)}"
             raise Refused.invalid(what, where=where, got=got, wanted=wanted)
         return value
@@ -164,11 +164,12 @@ class Service:
         results = []
         for row, (answers, _) in zip(rows, replies, strict=True):
             values = {prompt.ref: row[prompt.columns[0]] if len(prompt.columns) == 1 else None for prompt in prompts}
-            typed = {ref: typed_answer(shown, body.top, values[ref]) for ref, shown in answers.items()}
+            typed = {ref: typed_answer(fields, body.top, values[ref]) for ref, fields in answers.items()}
             results.append(Predicted(answers=typed))
-        fields = Usage.model_fields
+        names_of_counts = Usage.model_fields
         return PredictReply(
-            results=results, usage=Usage(**{name: sum(getattr(use, name) for _, use in replies) for name in fields})
+            results=results,
+            usage=Usage(**{name: sum(getattr(use, name) for _, use in replies) for name in names_of_counts}),
         )
 
     async def decide(self, body: SystemOneRequest, visit: Visit) -> SystemOneReply:
@@ -186,12 +187,13 @@ class Service:
             refs = tuple(prompt.ref for prompt in tuned)
             requests.append((visit.request("state", prompts=refs, row=row), "state"))
         replies = await all_of(self.answered(request, visit, where) for request, where in requests)
-        shown = {name: answers[""] for name, (answers, _) in zip(alone, replies, strict=False)}
-        shown |= {name: replies[-1][0][prompt.ref] for name, prompt in served.items() if prompt.ref}
+        answer_fields = {name: answers[""] for name, (answers, _) in zip(alone, replies, strict=False)}
+        answer_fields |= {name: replies[-1][0][prompt.ref] for name, prompt in served.items() if prompt.ref}
         return SystemOneReply(
             model=", ".join(visit.prompts),
             answers={
-                name: _decision(name, question, served[name], shown[name]) for name, question in body.questions.items()
+                name: _decision(name, question, served[name], answer_fields[name])
+                for name, question in body.questions.items()
             },
             usage=SystemOneUsage(
                 input_tokens=sum(usage.input_tokens for _, usage in replies),
@@ -232,24 +234,24 @@ def _bare(name: str, body: SystemOneRequest, visit: Visit) -> Request:
 
 
 def _decision(
-    name: str, question: Question, prompt: Served, shown: dict[str, Any]
+    name: str, question: Question, prompt: Served, fields: dict[str, Any]
 ) -> ChoiceDecision | ScoreDecision | NoulDecision:
-    shares = shown.get("probabilities")
+    shares = fields.get("probabilities")
     labels = list(shares or {})
-    wanted = [] if question.criteria is None else [str(label) for label in question.criteria]
+    expected_labels = [] if question.criteria is None else [str(label) for label in question.criteria]
     where = f"questions.{name}"
     if not shares:
         what = f"{prompt.ref} gives no probabilities"
         raise Refused.invalid(what, where=where, got=prompt.kind, wanted="a prompt of labels")
-    if question.type != "noul" and wanted and (set(wanted) != set(labels)):
+    if question.type != "noul" and expected_labels and (set(expected_labels) != set(labels)):
         what = f"{prompt.ref} was tuned for other labels"
-        raise Refused.invalid(what, where=f"{where}.criteria", got=", ".join(wanted), wanted=", ".join(labels))
+        raise Refused.invalid(what, where=f"{where}.criteria", got=", ".join(expected_labels), wanted=", ".join(labels))
     rounded = {label: round(share, 4) for label, share in shares.items()}
     best = max(shares, key=lambda label: shares[label])
     if question.type == "choice":
         return ChoiceDecision(choice=best, confidence=rounded[best], probabilities=rounded)
     if question.type == "score":
-        steps = wanted or labels
+        steps = expected_labels or labels
         mean = sum(number * shares[label] for number, label in enumerate(steps))
         return ScoreDecision(
             score=round(mean, 4),

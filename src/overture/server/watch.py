@@ -63,7 +63,7 @@ class Watch:
         """Count a request, and write its line: who, what, how long; no text and no key."""
         seconds = time.monotonic() - visit.started
         for prompt in visit.prompts or ("",):
-            label = self._label(prompt)
+            label = prompt if prompt in self._calls or len(self._calls) < _MAX_PROMPTS else "other"
             self._requests.labels(label, str(visit.status)).inc()
             calls = self._calls.setdefault(label, Calls())
             calls.num += 1
@@ -100,6 +100,3 @@ class Watch:
     def calls(self, prompt: str) -> Calls | None:
         """Requests of a pinned prompt; None where there was none, or too many others were asked before it."""
         return self._calls.get(prompt)
-
-    def _label(self, prompt: str) -> str:
-        return prompt if prompt in self._calls or len(self._calls) < _MAX_PROMPTS else "other"

@@ -39,7 +39,7 @@ from overture.engine.slots import Slots
 from overture.evaluate.facts import backbone_ref
 from overture.evaluate.host import Host
 from overture.server.ahead import Ahead, is_kept
-from overture.server.asked import Job, inputs_of, job_of, line_of, most_written
+from overture.server.job import Job, inputs_of, job_of, line_of, most_written
 from overture.server.open_prompts import OpenPrompts
 
 if TYPE_CHECKING:
@@ -116,8 +116,8 @@ class Worker:
             text_bytes=self.host.text_bytes,
             prompts=len(self.prompts),
         )
-        events, outcomes, begun = tuple(self.events), tuple(self.outcomes), tuple(self.begun)
-        report = Report(events=events, outcomes=outcomes, begun=begun, stats=stats)
+        events, outcomes, begun_ids = tuple(self.events), tuple(self.outcomes), tuple(self.begun)
+        report = Report(events=events, outcomes=outcomes, begun=begun_ids, stats=stats)
         self.events, self.outcomes, self.begun = [], [], []
         return report
 
@@ -136,7 +136,7 @@ class Worker:
         outcome = Outcome(id=command.id)
         try:
             if command.do == "load":
-                self.prompts.opened(command.text)
+                self.prompts.handle_of(command.text)
             elif command.do == "unload":
                 self.prompts.close(command.text)
             else:
@@ -147,7 +147,7 @@ class Worker:
         self.outcomes.append(outcome)
 
     def _begin(self, request: Request) -> None:
-        job = job_of(request, self.host, lambda prompt: self.prompts.opened(prompt, request))
+        job = job_of(request, self.host, lambda prompt: self.prompts.handle_of(prompt, request))
         self._jobs[request.id] = job
         if request.is_echoed:
             # The text first: what it says of its last token may be all that is asked for.
@@ -177,7 +177,7 @@ class Worker:
 
     def hear(self) -> None:
         """Take what vLLM has sent; a server waits for it as for commands."""
-        for piece in self.remote.taken() if self.remote is not None else ():
+        for piece in self.remote.take_pieces() if self.remote is not None else ():
             if piece.request_id in self._jobs:
                 with self._failing([piece.request_id]):
                     self._take(self._jobs[piece.request_id], piece)
@@ -208,17 +208,17 @@ class Worker:
     def step(self) -> None:
         """Answer some labels, begin some answers, and write a token of each that is begun."""
         started = time.perf_counter()
-        read: list[tuple[Job, int]] = []
+        questions: list[tuple[Job, int]] = []
         # What is left of the time is the other lane's, so each is first in every second step.
         self._lanes.reverse()
-        written = self._slots.get(self.host.backbone)
-        rider = written.rider if written is not None else None
+        main_slots = self._slots.get(self.host.backbone)
+        rider = main_slots.rider if main_slots is not None else None
         with self.host.backbone.stack.carrying(rider):
             for answer in self._lanes:
-                read += answer(sum(job.inquiry.items[index].row.num_tokens for job, index in read))
-            num_tokens = sum(job.inquiry.items[index].row.num_tokens for job, index in read)
-            is_all_new = not any(job.usage.cached_tokens or job.usage.shared_tokens for job, _ in read)
-            if num_tokens >= _MEASURED_TOKENS and is_all_new and not any(job.is_read_ahead for job, _ in read):
+                questions += answer(sum(job.inquiry.items[index].row.num_tokens for job, index in questions))
+            num_tokens = sum(job.inquiry.items[index].row.num_tokens for job, index in questions)
+            is_all_new = not any(job.usage.cached_tokens or job.usage.shared_tokens for job, _ in questions)
+            if num_tokens >= _MEASURED_TOKENS and is_all_new and not any(job.is_read_ahead for job, _ in questions):
                 # The rate at start is that of a machine which others may have used.
                 self.tokens_per_s += 0.2 * (num_tokens / (time.perf_counter() - started) - self.tokens_per_s)
             is_reading = num_tokens > 0 or len(self._ahead) > 0
@@ -239,7 +239,7 @@ class Worker:
             self._writing_s += 0.2 * (time.perf_counter() - started - self._writing_s)
         self._slots = {backbone: slots for backbone, slots in self._slots.items() if len(slots)}
 
-    def _taken(
+    def _next_questions(
         self,
         lane: deque[tuple[Job, int]],
         num_tokens: int,
@@ -253,30 +253,30 @@ class Worker:
             fits: whether there is room for one more.
         """
         budget = self._step_tokens if self._lines else _MOST_TOKENS
-        taken: list[tuple[Job, int]] = []
+        questions: list[tuple[Job, int]] = []
         while lane:
             job, index = lane[0]
             is_first = num_tokens == 0
             num_tokens += job.inquiry.items[index].row.num_tokens
             if (not is_first and num_tokens > budget) or not fits(job, index):
                 break
-            taken.append(lane.popleft())
-        return taken
+            questions.append(lane.popleft())
+        return questions
 
     def _answer_labels(self, num_tokens: int) -> list[tuple[Job, int]]:
-        taken = self._taken(self._labels, num_tokens)
+        questions = self._next_questions(self._labels, num_tokens)
         try:
-            self._ask(taken)
+            self._ask(questions)
         except Exception:
             # What is wrong with one request, or its prompt, is not wrong with those beside it.
-            for job in dict.fromkeys(job for job, _ in taken):
+            for job in dict.fromkeys(job for job, _ in questions):
                 with self._failing([job.request.id]):
-                    self._ask([part for part in taken if part[0] is job])
-        return taken
+                    self._ask([part for part in questions if part[0] is job])
+        return questions
 
-    def _ask(self, taken: Sequence[tuple[Job, int]]) -> None:
-        answers = self.host.answer_items([job.inquiry.items[index] for job, index in taken])
-        for number, (job, index) in enumerate(taken):
+    def _ask(self, questions: Sequence[tuple[Job, int]]) -> None:
+        answers = self.host.answer_items([job.inquiry.items[index] for job, index in questions])
+        for number, (job, index) in enumerate(questions):
             self._answer(job, index, answers[number])
 
     def _begin_answers(self, num_tokens: int) -> list[tuple[Job, int]]:
@@ -289,8 +289,8 @@ class Worker:
             return num_lines == 1 or (num_lines <= self.options.slots and num_bytes <= self._slot_bytes)
 
         groups: dict[tuple[Backbone, str, int, int], list[tuple[Job, int, Injection | None]]] = {}
-        taken = self._taken(self._writers, num_tokens, fits)
-        for job, index in taken:
+        questions = self._next_questions(self._writers, num_tokens, fits)
+        for job, index in questions:
             item = job.inquiry.items[index]
             with self._failing([job.request.id]):
                 (injection,) = item.injections()
@@ -320,7 +320,7 @@ class Worker:
             self.begun += [job.request.id for job, _, _ in members]
             for line in lines:
                 self._grow_local(line)
-        return taken
+        return questions
 
     def _bytes_of(self, question: tuple[Job, int]) -> int:
         """Memory that an answer may take in its slot."""
@@ -355,7 +355,7 @@ class Worker:
     def _tell(self, job: Job, line: Line, text: str) -> None:
         """An event of what is new in a line; texts that were told stay as they are."""
         tokens = [
-            self._told(line.ids[number], line.shares[number], line.tops[number] if line.num_top else ())
+            self._written_token(line.ids[number], line.shares[number], line.tops[number] if line.num_top else ())
             for number in range(job.num_told, len(line.ids))
         ]
         more = text[len(job.shown) :] if text.startswith(job.shown) else ""
@@ -363,7 +363,7 @@ class Worker:
             self.events.append(TokenEvent(id=job.request.id, text=more, tokens=tuple(tokens)))
         job.shown, job.num_told = job.shown + more, len(line.ids)
 
-    def _told(self, token: int, share: float | None, top: Sequence[tuple[int, float]]) -> WrittenToken:
+    def _written_token(self, token: int, share: float | None, top: Sequence[tuple[int, float]]) -> WrittenToken:
         """A token as an event tells it."""
         decode = self.host.backbone.text.tokenizer.decode
         likeliest = tuple(TokenShare(id=other, text=decode([other]), logprob=value) for other, value in top)
@@ -379,9 +379,9 @@ class Worker:
             if len(job.answers) == len(job.inquiry.items):
                 self._end(job)
 
-    def _echo(self, job: Job, scored: Sequence[ScoredToken]) -> None:
+    def _echo(self, job: Job, scored_tokens: Sequence[ScoredToken]) -> None:
         """Tell a request's own text; one more token is known with it, and several are written."""
-        request, item, tokens = job.request, job.inquiry.items[0], [*scored]
+        request, item, tokens = job.request, job.inquiry.items[0], [*scored_tokens]
         decode, eos_id = item.handle.adapted.text.tokenizer.decode, item.handle.adapted.info.eos_id
         assert isinstance(item.question, Answers)
         following, most = tokens.pop(), item.question.max_new_tokens
@@ -393,8 +393,10 @@ class Worker:
             tokens.append(following)
             job.is_cut = following.id != eos_id
             text += decode([following.id]) if job.is_cut else ""
-        written = tuple(self._told(token.id, token.share, token.top) for token in tokens[job.num_before :])
-        self.events.append(TokenEvent(id=request.id, text=text, tokens=written))
+        written_tokens = tuple(
+            self._written_token(token.id, token.share, token.top) for token in tokens[job.num_before :]
+        )
+        self.events.append(TokenEvent(id=request.id, text=text, tokens=written_tokens))
         if is_known or most == 0:
             job.answers[0] = Written("", (), 0.0)
             job.num_written, job.is_cut = int(is_known), job.is_cut or most == 0
@@ -413,20 +415,20 @@ class Worker:
                 )
             )
         else:
-            self._tell_answers(job)
+            predictions = [reply.result() for reply in job.inquiry.replies(job.answers)]
+            for number, certainty in enumerate(job.certainties):
+                predictions[number] = certainty.applied(predictions[number]) if certainty else predictions[number]
+            if request.want == "answer":
+                tasks = [ask.handle.task for ask in job.inquiry.encoded]
+                answers = [
+                    task.spec.shown(task, prediction) for task, prediction in zip(tasks, predictions, strict=True)
+                ]
+                by_prompt = dict(zip(request.prompts, answers, strict=True))
+                self.events.append(AnswersEvent(id=request.id, answers=by_prompt))
+            elif not job.is_streamed:
+                self.events.append(TokenEvent(id=request.id, text=predictions[0].text))
         self.events.append(DoneEvent(id=request.id, finish="length" if job.is_cut else "stop", usage=usage))
         self._jobs.pop(request.id, None)
-
-    def _tell_answers(self, job: Job) -> None:
-        request, predictions = job.request, [reply.result() for reply in job.inquiry.replies(job.answers)]
-        for number, certainty in enumerate(job.certainties):
-            predictions[number] = certainty.applied(predictions[number]) if certainty else predictions[number]
-        if request.want == "answer":
-            tasks = [ask.handle.task for ask in job.inquiry.encoded]
-            shown = [task.spec.shown(task, said) for task, said in zip(tasks, predictions, strict=True)]
-            self.events.append(AnswersEvent(id=request.id, answers=dict(zip(request.prompts, shown, strict=True))))
-        elif not job.is_streamed:
-            self.events.append(TokenEvent(id=request.id, text=predictions[0].text))
 
     # -- what goes wrong
 

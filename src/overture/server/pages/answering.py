@@ -95,8 +95,8 @@ async def updates(
     typed = [(index, prompt) for index, prompt in usable if not prompt.writes]
     sure = [(index, prompt) for index, prompt in typed if options.coverage and prompt.promises_sets]
     works = [_Asking(service, row, options, visit, arrived, [pair]).written() for pair in usable if pair[1].writes]
-    rest = [pair for pair in typed if pair not in sure]
-    works += [_Asking(service, row, options, visit, arrived, pairs).typed() for pairs in (sure, rest) if pairs]
+    others = [pair for pair in typed if pair not in sure]
+    works += [_Asking(service, row, options, visit, arrived, pairs).typed() for pairs in (sure, others) if pairs]
 
     async def run() -> None:
         try:

@@ -83,10 +83,10 @@ class ComparisonPage:
 
 def folders_of(root: Path) -> dict[str, Path]:
     """The folders of comparisons by name: those in the working folder, and those in the store."""
-    here = [path.parent for name in (RESULT, "cells") for path in Path.cwd().glob(f"compare-*/{name}")]
-    kept = [path.parent for name in (RESULT, "cells") for path in (root / "comparisons").glob(f"*/{name}")]
+    working_folders = [path.parent for name in (RESULT, "cells") for path in Path.cwd().glob(f"compare-*/{name}")]
+    stored_folders = [path.parent for name in (RESULT, "cells") for path in (root / "comparisons").glob(f"*/{name}")]
     folders: dict[str, Path] = {}
-    for folder in sorted({*here, *kept}, key=lambda path: -path.stat().st_mtime_ns):
+    for folder in sorted({*working_folders, *stored_folders}, key=lambda path: -path.stat().st_mtime_ns):
         if not folder.is_symlink() and re.fullmatch(r"[\w.-]+", folder.name):
             folders.setdefault(folder.name, folder)
     return folders

@@ -260,5 +260,5 @@ def form_of_values(verb: str, tasks: Sequence[str], task: str, values: Values, *
         for name in VERBS[verb].sections
     }
     command = shlex.join(["overture", *words_of(verb, task, values)]) if task else ""
-    shown = {title: some for title, some in others.items() if some}
-    return RunForm(VERBS[verb], tasks, task, list(fields(chief)), shown, command, **more)
+    groups = {title: some for title, some in others.items() if some}
+    return RunForm(VERBS[verb], tasks, task, list(fields(chief)), groups, command, **more)

@@ -158,8 +158,8 @@ def _source_of(store: Store, form: SessionForm) -> Path:
     """
     if not form.pasted.strip():
         if form.file not in row_files(store):
-            known = f"a file of {store.root.name}/rows, or rows in the text field"
-            raise Refused.invalid("no rows are named", where="file", got=form.file, wanted=known)
+            expectation = f"a file of {store.root.name}/rows, or rows in the text field"
+            raise Refused.invalid("no rows are named", where="file", got=form.file, wanted=expectation)
         return store.root / "rows" / form.file
     stem, _, suffix = form.file_name.rpartition(".")
     text, suffix = form.pasted.replace("\r\n", "\n"), f".{suffix.lower()}"

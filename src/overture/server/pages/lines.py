@@ -45,11 +45,11 @@ def line_chart(lines: Sequence[Line], x_title: str, y_title: str, label: str) ->
         y_title: of the vertical axis.
         label: what the chart shows, for those who do not see it.
     """
-    kept = [line for line in lines if line.points]
-    if not kept:
+    visible_lines = [line for line in lines if line.points]
+    if not visible_lines:
         return None
     parts = [
-        f'<div class="chart {name}">{_svg(kept, width, x_title, y_title, label)}</div>'
+        f'<div class="chart {name}">{_svg(visible_lines, width, x_title, y_title, label)}</div>'
         for name, width in (("wide-screen", WIDE), ("narrow-screen", NARROW))
     ]
     return Markup("".join(parts))
@@ -63,10 +63,10 @@ def _svg(lines: Sequence[Line], width: int, x_title: str, y_title: str, label: s
     high = min(ys[-1], max(_CUT * max(medians), ys[0])) if ys[0] >= 0 else ys[-1]
     y_ticks, x_ticks = ticks(ys[0], high, 4), ticks(0.0, max(xs), 6, least=1.0)
     low, high = min(y_ticks[0], ys[0]), max(y_ticks[-1], high)
-    right, bottom = width - _RIGHT, _HEIGHT - _BOTTOM
+    right_edge, bottom = width - _RIGHT, _HEIGHT - _BOTTOM
 
     def x_of(x: float) -> float:
-        return _LEFT + (right - _LEFT) * (x - x_ticks[0]) / ((max(xs) - x_ticks[0]) or 1.0)
+        return _LEFT + (right_edge - _LEFT) * (x - x_ticks[0]) / ((max(xs) - x_ticks[0]) or 1.0)
 
     def y_of(y: float) -> float:
         return bottom - (bottom - _TOP) * (min(y, high) - low) / ((high - low) or 1.0)
@@ -74,14 +74,14 @@ def _svg(lines: Sequence[Line], width: int, x_title: str, y_title: str, label: s
     parts = [f'<svg width="{width}" viewBox="0 0 {width} {_HEIGHT}" role="img" aria-label="{escape(label)}">']
     for tick in y_ticks:
         y = y_of(tick)
-        parts.append(f'<line class="grid" x1="{_LEFT}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}"/>')
+        parts.append(f'<line class="grid" x1="{_LEFT}" x2="{right_edge}" y1="{y:.1f}" y2="{y:.1f}"/>')
         parts.append(f'<text class="tick" x="{_LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{tick:g}</text>')
     for tick in x_ticks:
         if tick <= max(xs):
             parts.append(
                 f'<text class="tick" x="{x_of(tick):.1f}" y="{bottom + 18}" text-anchor="middle">{tick:g}</text>'
             )
-    parts.append(f'<text class="title" x="{right}" y="{bottom + 35}" text-anchor="end">{escape(x_title)}</text>')
+    parts.append(f'<text class="title" x="{right_edge}" y="{bottom + 35}" text-anchor="end">{escape(x_title)}</text>')
     parts.append(f'<text class="title" x="{_LEFT}" y="{_HEIGHT - 5}">{escape(y_title)}</text>')
     for line in lines:
         points = [(x_of(x), y_of(y)) for x, y in thinned(line.points)]

@@ -68,21 +68,23 @@ def event_of(html: str) -> bytes:
 async def _changes(
     request: Request, stamp: Callable[[], Hashable], render: Callable[[], Shown], least_s: float
 ) -> AsyncIterator[bytes]:
-    known: Hashable = None
-    html, rendered, sent = None, -_ALIVE_S, time.monotonic()
+    last_stamp: Hashable = None
+    html, rendered_at, sent_at = None, -_ALIVE_S, time.monotonic()
     while not is_stopping(request):
-        now, new = time.monotonic(), await asyncio.to_thread(stamp)
-        if now - rendered >= least_s and (html is None or new != known or now - rendered > _AT_LEAST_S):
-            shown = await asyncio.to_thread(render)
-            known, rendered = new, now
-            if shown.html != html:
-                html, sent = shown.html, now
+        now, new_stamp = time.monotonic(), await asyncio.to_thread(stamp)
+        if now - rendered_at >= least_s and (
+            html is None or new_stamp != last_stamp or now - rendered_at > _AT_LEAST_S
+        ):
+            part = await asyncio.to_thread(render)
+            last_stamp, rendered_at = new_stamp, now
+            if part.html != html:
+                html, sent_at = part.html, now
                 yield event_of(html)
-            if shown.is_over:
+            if part.is_over:
                 yield END.encode()
                 return
-        if now - sent > _ALIVE_S:
-            sent = now
+        if now - sent_at > _ALIVE_S:
+            sent_at = now
             # A browser that is gone is noticed.
             yield b": here\n\n"
         await asyncio.sleep(_LOOK_S)

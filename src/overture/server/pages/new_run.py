@@ -31,14 +31,18 @@ class StartQuery(Record):
 
 def task_files(root: Path) -> list[str]:
     """Task files of the working folder and of the folders in it, and beside the store, by their path."""
-    here = Path.cwd()
-    folders = [here, *(path for path in sorted(here.glob("*/")) if not path.name.startswith(".")), root.parent]
+    working_folder = Path.cwd()
+    folders = [
+        working_folder,
+        *(path for path in sorted(working_folder.glob("*/")) if not path.name.startswith(".")),
+        root.parent,
+    ]
     files: dict[Path, str] = {}
     for folder in folders:
         for path in sorted([*folder.glob("*.yaml"), *folder.glob("*.yml")]):
             if len(files) < _MAX_TASKS and _is_task(path):
-                shown = path.relative_to(here) if path.is_relative_to(here) else path
-                files.setdefault(path.resolve(), str(shown))
+                shortest_path = path.relative_to(working_folder) if path.is_relative_to(working_folder) else path
+                files.setdefault(path.resolve(), str(shortest_path))
     return list(files.values())
 
 
@@ -52,26 +56,20 @@ def _is_task(path: Path) -> bool:
     return isinstance(values, dict) and "data" in values and bool({"template", "kind", "name"} & set(values))
 
 
-def _name_of(task: str) -> str:
-    """The name of a task file's task, as comparisons are called after it."""
-    values = yaml.safe_load(Path(task).read_text(encoding="utf-8"))
-    return str(values.get("name") or Path(task).stem)
-
-
 def _filled_in(pairs: Sequence[tuple[str, str]]) -> tuple[StartQuery, str, dict[str, str]]:
     """The command and its task, the button, and the settings of a posted form.
 
     Raises:
         Refused: a field is not one of the form's.
     """
-    given = dict(pairs)
-    action, chosen = given.pop("action", "check"), {key: given.pop(key, "") for key in ("task", "do")}
-    query = read_pairs([pair for pair in chosen.items() if pair[1]], StartQuery)
+    values = dict(pairs)
+    action, query_values = values.pop("action", "check"), {key: values.pop(key, "") for key in ("task", "do")}
+    query = read_pairs([pair for pair in query_values.items() if pair[1]], StartQuery)
     settings = settings_for(query.do)
-    for name in given:
+    for name in values:
         if name not in settings:
             raise Refused.invalid("the form has no such field", where=name, got=name)
-    return query, action, {name: text.strip() for name, text in given.items() if text.strip()}
+    return query, action, {name: text.strip() for name, text in values.items() if text.strip()}
 
 
 def routes(site: Site) -> APIRouter:
@@ -102,7 +100,9 @@ def routes(site: Site) -> APIRouter:
         if error is not None or action != "start":
             form = form_of_values(query.do, tasks, query.task, values, error=error, is_checked=error is None)
             return site.page(request, "new_run.html", "", 200 if error is None else 400, form=form)
-        makes = VERBS[query.do].makes.format(name=_name_of(query.task))
+        # Comparisons are called after their task.
+        task = yaml.safe_load(Path(query.task).read_text(encoding="utf-8"))
+        makes = VERBS[query.do].makes.format(name=task.get("name") or Path(query.task).stem)
         return see(f"/runs/started/{launcher.start(words_of(query.do, query.task, values), makes)}")
 
     @router.get("/runs/started/{start}")

@@ -112,15 +112,15 @@ def play_of(site: Site, visit: Visit, form: PlayForm, typed: dict[str, str]) -> 
     registry = site.service.registry
     names = [name for name in registry.names() if visit.key.may_use(name)]
     newest = [name for name in islice(names, 4 * _MAX_OFFERED) if registry.store.versions(name)][:_MAX_OFFERED]
-    chosen = list(dict.fromkeys([*form.prompt, *([form.add] if form.add else [])]))
-    if len(chosen) > MAX_PROMPTS:
-        got, wanted = f"{len(chosen)} prompts", f"at most {MAX_PROMPTS}"
+    prompt_names = list(dict.fromkeys([*form.prompt, *([form.add] if form.add else [])]))
+    if len(prompt_names) > MAX_PROMPTS:
+        got, wanted = f"{len(prompt_names)} prompts", f"at most {MAX_PROMPTS}"
         raise Refused.invalid("too many prompts at once", where="prompt", got=got, wanted=wanted)
     base = [registry.base] if registry.serves_base else []
-    columns = columns_of(site.service, chosen, visit)
+    columns = columns_of(site.service, prompt_names, visit)
     return Play(
-        names=tuple(chosen),
-        offered=tuple(dict.fromkeys([*base, *newest, *chosen])),
+        names=tuple(prompt_names),
+        offered=tuple(dict.fromkeys([*base, *newest, *prompt_names])),
         suggested=tuple(names[:_MAX_SUGGESTED]),
         columns=tuple(columns),
         fields=_fields_of([column.prompt for column in columns if column.prompt], typed),

@@ -147,10 +147,10 @@ def routes(site: Site) -> APIRouter:
         """One version of a prompt."""
         visit: Visit = request.state.visit
         pinned = registry.pinned(ref, visit.key)
-        shown = prompt_page(site, pinned, site.address(request))
-        origin = facts_of(shown.manifest) if shown.manifest else {}
+        page = prompt_page(site, pinned, site.address(request))
+        origin = facts_of(page.manifest) if page.manifest else {}
         return site.page(
-            request, "prompt.html", "aliases", shown=shown, origin=origin, moved=request.query_params.get("moved", "")
+            request, "prompt.html", "aliases", shown=page, origin=origin, moved=request.query_params.get("moved", "")
         )
 
     @router.get("/p/{ref}/explanation")
@@ -168,8 +168,8 @@ def routes(site: Site) -> APIRouter:
         check_admin(request)
         form = await form_of(request, AliasForm)
         pinned = registry.pinned(f"{name}@{form.version}", request.state.visit.key)
-        moved = await asyncio.to_thread(registry.store.move_alias, pinned, form.alias)
-        return see(f"/p/{moved}", moved=form.alias)
+        ref = await asyncio.to_thread(registry.store.move_alias, pinned, form.alias)
+        return see(f"/p/{ref}", moved=form.alias)
 
     @router.post("/p/{name}/alias/remove")
     async def remove_alias(name: str, request: Request) -> Response:

@@ -46,8 +46,8 @@ def _entrance(site: Site) -> APIRouter:
         form = await form_of(request, KeyForm)
         key = site.access.key_of(form.key)
         if key is None:
-            wrong = Refused(401, "invalid_api_key", "this is not a key of the server", where="key")
-            return site.refusal(wrong, request.scope, local_path(form.next_path))
+            refusal = Refused(401, "invalid_api_key", "this is not a key of the server", where="key")
+            return site.refusal(refusal, request.scope, local_path(form.next_path))
         response = see(local_path(form.next_path))
         response.headers["set-cookie"] = site.sessions.opened(key)
         return response

@@ -197,7 +197,7 @@ def facts_of(run: Run, is_resuming: bool = False) -> RunFacts:
     is_running = row.state == "running"
     trainings, findings, problem = _examined(run, is_running)
     whole = whole_of(run.events(), now)
-    left = whole.left if is_running else None
+    left_s = whole.left if is_running else None
     launch = read_if_whole(run, COMMAND, Launch)
     events = run.folder / EVENT_LINES
     is_large = events.is_file() and events.stat().st_size > _LARGE_BYTES
@@ -206,9 +206,9 @@ def facts_of(run: Run, is_resuming: bool = False) -> RunFacts:
         is_running=is_running,
         is_resuming=is_resuming and not is_running and not run.is_finished,
         title=whole.title if is_running else "",
-        share=None if left is None else whole.elapsed / max(whole.elapsed + left, 1e-9),
+        share=None if left_s is None else whole.elapsed / max(whole.elapsed + left_s, 1e-9),
         elapsed_s=whole.elapsed,
-        left_s=left,
+        left_s=left_s,
         trainings=trainings,
         loss=_loss_chart(trainings),
         scores=_score_chart(trainings),
@@ -232,9 +232,9 @@ def _examined(run: Run, is_running: bool) -> tuple[Sequence[Training], list[Find
     for finding in findings:
         # What may still come is not missed before the end.
         if not (is_running and finding.name == "stopped_too_soon"):
-            known = by_what.setdefault((finding.what, finding.fix), finding)
-            if known is not finding:
-                by_what[finding.what, finding.fix] = known.model_copy(update={"seed": None})
+            first_finding = by_what.setdefault((finding.what, finding.fix), finding)
+            if first_finding is not finding:
+                by_what[finding.what, finding.fix] = first_finding.model_copy(update={"seed": None})
     return trainings, list(by_what.values()), None
 
 

@@ -249,8 +249,8 @@ def rendered(template: str, **values: Any) -> str:
 
 def block(template: str, name: str, **values: Any) -> str:
     """One block of a template as HTML."""
-    made = _environment().get_template(template)
-    return "".join(made.blocks[name](made.new_context(values)))
+    page_template = _environment().get_template(template)
+    return "".join(page_template.blocks[name](page_template.new_context(values)))
 
 
 @cache

@@ -66,7 +66,7 @@ def snippets(prompts: Sequence[Served], row: Row, where: Address, max_tokens: in
     # Clients of OpenAI send a text; the fields of a template go to /v1/predict, whatever the answer is.
     writing = [prompt for prompt in prompts if prompt.writes and isinstance(row, str)]
     typed = [prompt.ref for prompt in prompts if prompt not in writing and prompt.ref]
-    written = [prompt.ref or where.base for prompt in writing]
+    model_names = [prompt.ref or where.base for prompt in writing]
     curls, programs = [], []
     if typed:
         curls.append(
@@ -74,20 +74,20 @@ def snippets(prompts: Sequence[Served], row: Row, where: Address, max_tokens: in
         )
         programs.append(_library(typed, row, where))
     length: dict[str, JsonValue] = {} if max_tokens is None else {"max_tokens": max_tokens}
-    for name in written:
+    for name in model_names:
         curls.append(_curl(where, "/v1/completions", {"model": name, "prompt": row, **length, "stream": True}))
-    if written:
-        programs.append(_openai(written, row, where, length))
+    if model_names:
+        programs.append(_openai(model_names, row, where, length))
     commands = [_command(prompt, row, where) for prompt in prompts if prompt.ref]
     return Snippets("\n\n".join(curls), "\n\n".join(programs), "\n".join(commands))
 
 
 def _command(prompt: Served, row: Row, where: Address) -> str:
     # A conversation is a text for the server alone.
-    local = row_of(row, [prompt], "") if prompt.columns == ("messages",) else row
-    shown = local if isinstance(local, str) else json.dumps(local, ensure_ascii=False)
+    local_row = row_of(row, [prompt], "") if prompt.columns == ("messages",) else row
+    text = local_row if isinstance(local_row, str) else json.dumps(local_row, ensure_ascii=False)
     flag = f" --store {shlex.quote(where.store)}" if where.store else ""
-    return f"overture predict {prompt.ref}{flag} {'-- ' if shown.startswith('-') else ''}{shlex.quote(shown)}"
+    return f"overture predict {prompt.ref}{flag} {'-- ' if text.startswith('-') else ''}{shlex.quote(text)}"
 
 
 def _curl(where: Address, path: str, body: dict[str, JsonValue]) -> str:

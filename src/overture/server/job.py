@@ -21,7 +21,7 @@ from overture.evaluate.doubt import Certainty
 from overture.evaluate.host import Ask, Handle, Host
 from overture.evaluate.inquiry import EncodedAsk, Inquiry, Item
 
-Asked = Literal["text", "messages", "labels"]
+BareQuestion = Literal["text", "messages", "labels"]
 """What the model alone is asked: to go on with a text, to reply, or to choose a label."""
 
 
@@ -75,13 +75,13 @@ def job_of(request: Request, host: Host, handle_of: Callable[[str], Handle]) -> 
         return _embedding(request, host, handles[0])
     num_before = 0
     if request.ids or request.is_echoed:
-        row, num_before = _as_it_is(handles[0], request)
+        row, num_before = _plain_row(handles[0], request)
         encoded = [EncodedAsk(handles[0], (row,))]
     else:
         encoded = host.encoded([Ask(handle, _fields(handle, request), source="row") for handle in handles])
     if request.json_schema is not None:
         encoded = [_within_schema(ask, request.json_schema) for ask in encoded]
-    inquiry = Inquiry(encoded, request.tenant, lambda question: _as_wanted(question, request))
+    inquiry = Inquiry(encoded, request.tenant, lambda question: _with_options_of(question, request))
     if request.is_echoed:
         whole = Encoded.of_ids(0, (), (*row.input_ids, *row.anchor_ids))
         handles[0].model().check([whole], TokenShares())
@@ -91,7 +91,7 @@ def job_of(request: Request, host: Host, handle_of: Callable[[str], Handle]) -> 
     return Job(request, inquiry, _usage(inquiry, host), certainties=certainties)
 
 
-def task_alone(asked: Asked, request: Request, has_chat: bool) -> Task:
+def task_alone(question: BareQuestion, request: Request, has_chat: bool) -> Task:
     """The task of the model without a prompt.
 
     Args:
@@ -100,11 +100,11 @@ def task_alone(asked: Asked, request: Request, has_chat: bool) -> Task:
         has_chat: the model has a chat template.
     """
     shape: dict[str, Any] = {"template": "{text}", "answer_field": "answer"}
-    if asked == "messages":
+    if question == "messages":
         shape = {"kind": "chat", "template": "{messages}"}
-    elif asked == "labels":
-        question = "{state}\n\n{question}"
-        template = [{"role": "user", "content": question}] if has_chat else f"{question}\nAnswer:"
+    elif question == "labels":
+        template_text = "{state}\n\n{question}"
+        template = [{"role": "user", "content": template_text}] if has_chat else f"{template_text}\nAnswer:"
         space = "" if has_chat else " "
         shape = {"template": template, "labels": {label: f"{space}{label}" for label in request.labels}}
     return Task.model_validate({"name": "base", "data": {"path": "rows.jsonl"}, "stop": [], **shape})
@@ -164,7 +164,7 @@ def _fields(handle: Handle, request: Request) -> Any:
     return row
 
 
-def _as_it_is(handle: Handle, request: Request) -> tuple[Encoded, int]:
+def _plain_row(handle: Handle, request: Request) -> tuple[Encoded, int]:
     """A row of tokens or of a text without any template, and how many tokens in front of it are not the client's.
 
     Raises:
@@ -225,15 +225,15 @@ def _within_schema(ask: EncodedAsk, schema: dict[str, Any]) -> EncodedAsk:
     return replace(ask, parts=tuple(parts))
 
 
-def _as_wanted(question: Question[Any], request: Request) -> Question[Any]:
+def _with_options_of(question: Question[Any], request: Request) -> Question[Any]:
     """A task's question with what the request wants otherwise."""
     if not isinstance(question, Answers):
         return question
     decoding = question.decoding
     if request.temperature is not None:
         is_drawn = request.temperature > 0
-        drawn = {"temperature": request.temperature, "top_p": request.top_p, "seed": request.seed}
-        decoding = Decoding(**drawn) if is_drawn else GREEDY
+        options = {"temperature": request.temperature, "top_p": request.top_p, "seed": request.seed}
+        decoding = Decoding(**options) if is_drawn else GREEDY
     most = question.max_new_tokens if request.max_new_tokens is None else request.max_new_tokens
     return replace(question, max_new_tokens=most, stop=(*question.stop, *request.stop), decoding=decoding)
 
