@@ -1,4 +1,4 @@
-"""``overture compare``: ways to adapt a model side by side, with what they cost, and a report."""
+"""``overture compare``: measures ways to adapt a model side by side, with their costs, and writes a report."""
 
 import shlex
 import sys

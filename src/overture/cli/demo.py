@@ -1,4 +1,4 @@
-"""``overture demo``: the whole job for real, on rows and a model that are here already."""
+"""``overture demo``: a whole tuning run on built-in rows and the embedded model."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any

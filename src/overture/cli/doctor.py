@@ -1,4 +1,4 @@
-"""``overture doctor``: what is installed, what it can do, what to fix."""
+"""``overture doctor``: checks the installation, the machine and the model, or examines a run."""
 
 import os
 import platform
@@ -77,7 +77,7 @@ def _examine_run(ref: str, store: Path | None, is_json: bool) -> None:
 
 
 def installation_facts(store: Path) -> Facts:
-    """Everything that is found, with what to fix; errors make Overture unusable, advice does not."""
+    """Facts about the installation, errors to fix, and advice; errors make Overture unusable, advice does not."""
     errors: list[str] = []
     advice: list[str] = []
     packages, extras = _packages(errors, advice)
@@ -155,7 +155,7 @@ def _disk(store: Path, errors: list[str], advice: list[str]) -> Facts:
 
 
 def _kept_inputs(errors: list[str]) -> Facts | None:
-    """The inputs that earlier runs kept on disk; None where that cannot be told."""
+    """The cache of inputs on disk: its folder, size and limit; None where it cannot be read."""
     from overture.core.kept_files import kept_inputs
 
     try:
@@ -177,7 +177,7 @@ def _gpu() -> Facts | None:
 
 
 def _model(advice: list[str]) -> Facts:
-    """The embedded model: is its package there, is it converted, how fast is it."""
+    """The embedded model: whether its package is installed and converted, and its speed."""
     from overture.engine.options import EMBEDDED
     from overture.engine.token_counts import converted_copies
 

@@ -1,4 +1,4 @@
-"""``overture explain``: what a stored prompt does, as a page."""
+"""``overture explain``: explains a stored prompt on a page."""
 
 from contextlib import suppress
 from pathlib import Path

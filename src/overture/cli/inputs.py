@@ -1,4 +1,4 @@
-"""Rows to predict: texts, JSON objects, lines of standard input, or a file; each keeps its place and its mistakes."""
+"""Reads the rows to predict from arguments, standard input or a file; each row keeps its place and its problems."""
 
 import json
 import os
@@ -173,7 +173,7 @@ def inputs_of_arguments(texts: Sequence[str], tasks: Sequence[Task]) -> tuple[In
 
 
 def with_problems(inputs: Inputs, tasks: Sequence[Task]) -> Inputs:
-    """The same rows, with what is wrong with each.
+    """Add the problems of each row.
 
     Raises:
         DataError: there are none.

@@ -1,4 +1,4 @@
-"""``overture methods``: which prompt methods there are, where each can enter, and what it trains."""
+"""``overture methods``: lists the prompt methods with their places and trained values."""
 
 from typing import Annotated, Any
 

@@ -67,7 +67,7 @@ CalibratedOption = Annotated[
 
 
 def store_root(store: Path | None) -> Path:
-    """The store's folder: the one given, or the default.
+    """The store's folder, or the default one if None.
 
     Raises:
         StoreError: there is a file in its place.
@@ -86,10 +86,10 @@ def store_flag(store: Path | None) -> str:
 
 
 class FlagValues(dict[tuple[type[Config], str], Any]):
-    """The values of a command's flags, by the config and the field that they set; those left out are None."""
+    """Values of a command's flags, by config and field; None for flags left out."""
 
     def of(self, model: type[Config]) -> dict[str, Any]:
-        """The flags that were given for one config, by the dotted key of the field; a task's keys need no ``task.``."""
+        """The flags of one config that the user set, by the dotted key of the field, without ``task.``."""
         return {
             path.removeprefix("task."): list(value) if isinstance(value, tuple) else value
             for (owner, path), value in self.items()

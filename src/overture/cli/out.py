@@ -1,4 +1,4 @@
-"""Where words go: one JSON object or tables on standard output, everything else on standard error."""
+"""Output of commands: one JSON object or tables on standard output, everything else on standard error."""
 
 import contextlib
 import json
@@ -72,7 +72,7 @@ def fresh_screen() -> Iterator[None]:
 
 
 def new_notes(texts: Iterable[str]) -> list[str]:
-    """The notes that the command has not printed yet, which it does now; none for a quiet command."""
+    """Mark notes as printed, and return those that were not printed before; none for a quiet command."""
     fresh = [] if is_quiet() else [text for text in dict.fromkeys(texts) if text not in _notes[-1]]
     if len(_notes) > 1:
         _notes[-1].update(fresh)
@@ -112,7 +112,7 @@ def remark(text: str) -> None:
 
 
 def loading() -> None:
-    """Say that a command has read its input and now imports torch, which takes seconds."""
+    """Announce the import of torch, which takes seconds; called when the input has been checked."""
     remark("loading ...")
     # Several processes that train together need parts of torch that the lean import leaves out.
     if _is_own_process[0] and launched().size == 1:
@@ -122,7 +122,7 @@ def loading() -> None:
 
 
 def own_process() -> None:
-    """From now on this process is a command's alone: what no command runs need not be imported."""
+    """Declare that this process runs one command only, so that `loading` may leave modules out that no command uses."""
     _is_own_process[0] = True
 
 

@@ -149,7 +149,7 @@ def command(
 
 
 def _certainties(manifests: "Sequence[Manifest]", tasks: "Sequence[Task]", doubt: "Doubt") -> "list[Certainty | None]":
-    """How each prompt tells that it is not sure; what the user must know of that is said."""
+    """The certainty rule of each prompt, if coverage or abstaining is requested; prints its notes."""
     from overture.evaluate.doubt import certainty_of
 
     certainties = [certainty_of(manifest, task, doubt) for manifest, task in zip(manifests, tasks, strict=True)]
@@ -159,7 +159,7 @@ def _certainties(manifests: "Sequence[Manifest]", tasks: "Sequence[Task]", doubt
 
 
 def _checked_ref(prompt: str | None) -> str:
-    """The prompt that is named first.
+    """Check that the first argument names a prompt.
 
     Raises:
         ConfigError: a text or a file stands where the name should.
@@ -295,7 +295,7 @@ def _outcome(reply: "Reply", certainty: "Certainty | None", where: str) -> "Outc
 
 
 def _write(output: Path, rows: _Rows, predicted: "Predicted") -> dict[str, Any]:
-    """Write the predictions to a file; what it holds is returned.
+    """Write the predictions to a file; returns its name and the numbers of rows.
 
     Raises:
         typer.Exit: Ctrl-C; what was predicted is in a file of its own.

@@ -18,7 +18,7 @@ Outcome = Prediction | list[Problem]
 
 
 class Predicted:
-    """How predictions are shown.
+    """Turns predictions into lines of JSON and records of files.
 
     Args:
         inputs: the rows.

@@ -40,7 +40,7 @@ class Display(Protocol):
         ...
 
     def live(self) -> AbstractContextManager[Any]:
-        """Hold this while events come."""
+        """A context to hold while events come."""
         ...
 
 
@@ -70,7 +70,7 @@ def stoppable(after: str = "step") -> Iterator[tuple[Display, StopRequest]]:
 
 
 def lasting_line(event: Event) -> str:
-    """The line that an event leaves behind, or nothing."""
+    """The line printed for an event; empty for none."""
     text = ""
     match event:
         case StartEvent():
@@ -95,7 +95,7 @@ def lasting_line(event: Event) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """A piece of work under way.
+    """One stage of a run, for its bar.
 
     Args:
         what: its name.
@@ -111,13 +111,13 @@ class Stage:
 
 
 class Stages:
-    """The pieces of work that events are about; remembers each training's best validation score."""
+    """Turns events into stages, and remembers each training's best validation score."""
 
     def __init__(self) -> None:
         self._best_scores: dict[str, float] = {}
 
     def stage_of(self, event: Event) -> Stage | None:
-        """The piece of work that an event moves on; None for other events."""
+        """The stage that an event advances; None for other events."""
         if isinstance(event, EpochEvent) and event.is_best:
             self._best_scores[event.title] = event.validation_score
         if isinstance(event, ProgressEvent):

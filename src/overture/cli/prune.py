@@ -1,4 +1,4 @@
-"""``overture prune``: keep what a prompt needs, train it again from its start."""
+"""``overture prune``: removes tokens and pieces from a prompt, and trains it again from its start."""
 
 from typing import TYPE_CHECKING, Annotated
 

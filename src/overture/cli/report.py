@@ -1,4 +1,4 @@
-"""A result for people: the table, what it means in plain words, what to do next."""
+"""Prints a result for people: table, verdicts in words, next commands."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -74,7 +74,7 @@ def gates_line(gates: OpenGates) -> str:
 
 
 def worth_of(errors: ConceptErrors) -> str:
-    """What a concept's vectors are worth, in words."""
+    """The noise error with a concept's vectors, compared with its word's."""
     difference, kind = errors.difference, "held out" if errors.images == "held out" else "trained on"
     return (
         f"noise error {errors.concept.value:.4f} with the vectors, {errors.word.value:.4f} with the word: difference "
@@ -180,7 +180,7 @@ def interval_text(score: Interval) -> str:
 
 
 def scaling_text(temperature: float, biases: Mapping[str, float]) -> str:
-    """What is done to label scores before they are compared."""
+    """The temperature and shifts of label scores, in words."""
     shifts = ", ".join(f"{label} {bias:+.2f}" for label, bias in biases.items())
     return f"divided by {temperature:.2f}" + (f", then shifted: {shifts}" if shifts else "")
 

@@ -130,7 +130,7 @@ def command(
 
 @dataclass(frozen=True, slots=True)
 class ServerOptions:
-    """What a server is started with; the flags of `overture serve` say what each is for."""
+    """Options of a server; the flags of `overture serve` describe them."""
 
     host: str = "127.0.0.1"
     port: int = 8000
@@ -226,7 +226,7 @@ def run_server(options: ServerOptions, is_json: bool, show: Callable[[str], None
 
 
 def _worker_options(options: ServerOptions, root: Path, model: str, revision: str | None) -> "WorkerOptions":
-    """What the worker is started with.
+    """The options of the worker process.
 
     Raises:
         ConfigError: the address of vLLM is none, or nothing is asked of it.

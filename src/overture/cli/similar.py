@@ -1,4 +1,4 @@
-"""``overture similar``: which stored prompts are like a given one."""
+"""``overture similar``: finds stored prompts that resemble one."""
 
 from typing import TYPE_CHECKING, cast
 

@@ -114,7 +114,7 @@ def where_of(flag_values: FlagValues) -> Where:
     """
     where = validated(Where, flag_values.of(Where), "--on")
     if where.on:
-        # Before the model is loaded and the first steps are taken.
+        # Checked now, before the model is loaded.
         check_ray()
     return where
 

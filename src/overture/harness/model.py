@@ -138,7 +138,7 @@ class OvertureLM(TemplateLM):  # type: ignore[misc]  # the harness has no types
         return self.max_rows or "auto"
 
     def get_model_info(self) -> dict[str, Any]:
-        """Facts that the harness writes beside the scores."""
+        """Facts about the model that the harness writes beside the scores."""
         info = self.backbone.info
         facts: dict[str, Any] = {
             "model_num_parameters": info.num_parameters,
@@ -401,7 +401,7 @@ def _available(device: str) -> str:
 
 
 def _check_prompt(handle: Handle) -> None:
-    """Whether the prompt can stand in a text that somebody else wrote.
+    """Refuse prompts that cannot stand in a text of the harness.
 
     Raises:
         ConfigError: it cannot.

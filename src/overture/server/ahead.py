@@ -1,4 +1,4 @@
-"""What is read ahead of its questions: long texts piece by piece, and conversations from where they were left."""
+"""Reads long texts in pieces before their questions are answered; continues conversations from kept columns."""
 
 from collections import OrderedDict, deque
 from collections.abc import Callable, Hashable

@@ -1,4 +1,4 @@
-"""Typed answers: what a prompt of any kind says, by the keys of the answer that its kind shows."""
+"""Typed answers: the type follows from the keys of the answer that the task's kind shows."""
 
 from typing import Annotated, Any, Literal
 
@@ -73,10 +73,10 @@ Answer = Annotated[Choice | Labels | Score | Tags | TextAnswer, Field(discrimina
 
 
 def typed_answer(fields: dict[str, Any], top: int | None = None, value: JsonValue = None) -> Answer:
-    """An answer as `predict` shows it, with its type.
+    """Convert an answer, as `predict` shows it, to its type.
 
     Args:
-        shown: by `TaskKind.shown`: the keys tell what it is.
+        fields: the answer by `TaskKind.shown`; its keys decide the type.
         top: keep so many of the likeliest labels.
         value: the field that spans lie in, where there is only one.
     """

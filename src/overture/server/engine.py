@@ -1,4 +1,4 @@
-"""The seam between the gateway and what answers: a worker process, or a fake for tests."""
+"""The interface between the gateway and an engine (worker process, cluster, or a fake for tests)."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable

@@ -39,7 +39,7 @@ _MAX_PROBLEMS = 3
 
 
 class ErrorBody(Record):
-    """What is wrong with a request."""
+    """An error of a request."""
 
     message: str = Field(description="one sentence, and what to do")
     type: str = Field(description="the class of the error, such as invalid_request_error")

@@ -1,4 +1,4 @@
-"""What listens first: it answers `/health` while the routes, their framework and their pages are still imported."""
+"""The first ASGI application: answers `/health` while the routes, their framework and their pages are imported."""
 
 import asyncio
 import threading

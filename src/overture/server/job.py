@@ -1,4 +1,4 @@
-"""A request as questions to the model: which prompts are asked about which rows, and what otherwise than by a task."""
+"""Turns a request into questions to the model: encodes its rows, applies its options, counts its tokens."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -22,7 +22,7 @@ from overture.evaluate.host import Ask, Handle, Host
 from overture.evaluate.inquiry import EncodedAsk, Inquiry, Item
 
 BareQuestion = Literal["text", "messages", "labels"]
-"""What the model alone is asked: to go on with a text, to reply, or to choose a label."""
+"""A request to the model without a prompt: continue a text, reply to messages, or choose a label."""
 
 
 @dataclass(eq=False, slots=True)

@@ -1,4 +1,4 @@
-"""Runs that the pages start: processes of their own, which go on when the browser or the server ends."""
+"""Runs started from pages, each in a process of its own that continues when the browser or the server ends."""
 
 import os
 import secrets
@@ -105,7 +105,7 @@ class Launcher:
         return launch
 
     def run_of(self, start: str) -> str | None:
-        """The run that a start has made, or None; the output moves into its folder.
+        """The run that a started command made, or None; moves the command's output into the run's folder.
 
         Raises:
             Refused: as `launch`.

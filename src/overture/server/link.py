@@ -1,4 +1,4 @@
-"""The gateway's end of the worker process: starts it, feeds it from the queue, and starts it again when it dies."""
+"""The gateway's side of the worker process: starts it, sends it requests from the queue, restarts it when it dies."""
 
 import asyncio
 import contextlib
@@ -112,7 +112,7 @@ class WorkerEngine:
             await asyncio.sleep(pause_s)
 
     async def _clear(self) -> None:
-        """End what is left of a worker."""
+        """Close the connection, kill the process, and fail the commands that wait for it."""
         if self._writer is not None:
             self._writer.close()
             self._writer = None
@@ -143,7 +143,7 @@ class WorkerEngine:
         self._feed()
 
     def _feed(self) -> None:
-        """Give the worker what it has room for."""
+        """Send the worker as many requests as it has room for."""
         if self._stats.is_ready and self._writer is not None:
             for request in self._queue.take():
                 self._send(Command(do="ask", id=request.id, request=request))

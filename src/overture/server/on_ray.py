@@ -30,7 +30,7 @@ _ROUTER = "ray.serve.experimental.consistent_hash_router.ConsistentHashRouter"
 
 
 class Cluster(Record):
-    """What is served by a cluster, and by how many processes."""
+    """Options of a cluster: the model and store that it serves, and its numbers of processes."""
 
     worker: WorkerOptions = Field(description="what each engine serves; its store is where all machines see it")
     gateways: int = Field(1, ge=1, description="replicas of the gateway")
@@ -260,7 +260,7 @@ def gateway(cluster: Cluster) -> Any:
 
 
 def application(cluster: Cluster) -> Any:
-    """What `ray.serve.run` takes, under the name `APP`; Ray must be connected."""
+    """The application for `ray.serve.run`, to be run under the name `APP`; Ray must be connected."""
     serve = import_module("ray.serve")
     config = import_module("ray.serve.config")
     engines = serve.deployment(

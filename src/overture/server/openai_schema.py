@@ -78,7 +78,7 @@ def texts_of(value: str | list[str] | list[list[int]] | list[int]) -> list[str |
 
 
 class Writing(Body):
-    """What chats and completions have in common; values that would change nothing are accepted."""
+    """Fields of both chats and completions; values that would change nothing are accepted."""
 
     model: Name = Field(description="name, name@version or name@alias of a prompt, with or without the model: in front")
     max_tokens: int | None = Field(
@@ -100,7 +100,7 @@ class Writing(Body):
 
     @property
     def json_schema(self) -> dict[str, JsonValue] | None:
-        """What an answer must be; empty for any JSON object, None for any text."""
+        """The schema that the answer must follow; empty for any JSON object, None for any text."""
         if isinstance(self.response_format, SchemaFormat):
             return self.response_format.json_schema.json_schema
         return {} if isinstance(self.response_format, JsonFormat) else None
@@ -194,7 +194,7 @@ class WritingUsage(Record):
 
 
 class Facts(Record):
-    """What OpenAI's replies have no place for."""
+    """Facts for which OpenAI's replies have no field."""
 
     kind: str = Field(description="kind of the prompt's task; `model` of the model alone")
     answer: Answer | None = Field(None, description="the typed answer, where the prompt does not write text")

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 @torch.no_grad()
 def tokens_per_second(backbone: Backbone) -> float:
-    """How fast the model reads, by the best of three times 64 tokens."""
+    """Tokens a second that the model reads: the best of three runs of 64 tokens."""
     live = backbone.embed([0] * 64)
 
     def seconds() -> float:
@@ -52,7 +52,7 @@ def for_serving(backbone: Backbone) -> Backbone:
 
 
 def serve(connection: socket.socket, make: Callable[[], Worker]) -> None:
-    """Work until the gateway is gone: commands in, reports out, each a line of JSON.
+    """Answer commands with reports, each a line of JSON, until the gateway closes the connection.
 
     Args:
         connection: to the gateway.

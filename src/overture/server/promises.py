@@ -1,4 +1,4 @@
-"""Places that refused requests are promised for when they come back, so that the seconds they were told are true.
+"""Places in the queue promised to refused requests, so that the `Retry-After` they were told is true.
 
 Under a lasting overload a request that comes back finds the queue as full as it left it, with those who came meanwhile.
 So a refused request keeps a place: the same request, sent again when its seconds are over, goes before newcomers.
@@ -73,7 +73,7 @@ class Promises:
                 del self.by_tenant[tenant]
 
     def expected(self) -> Iterator[tuple[str, float, float, float]]:
-        """What is likely to come: tenants with the cost, the reading and the number of their requests."""
+        """Requests that will probably come back: for each tenant their cost, reading units and number."""
         for tenant, places in tuple(self.by_tenant.items()):
             promised = tuple(places.values())
             cost, reading = sum(place.cost for place in promised), sum(place.reading for place in promised)

@@ -68,7 +68,7 @@ class _Rate:
     since: float = 0.0
 
     def done(self, units: float, now: float) -> None:
-        """Some work is done, in the time since the last."""
+        """Count work that was done since the last call."""
         passed_s = now - self.since
         fade = math.exp(-passed_s / _MEMORY_S)
         self.units, self.busy_s, self.since = self.units * fade + units, self.busy_s * fade + passed_s, now
@@ -100,7 +100,7 @@ class _Lane:
     promises: Promises = field(default_factory=Promises)
 
     def start(self, waiting: _Waiting, now: float) -> None:
-        """The model gets a request; where it had none, its time begins now."""
+        """Mark a request as sent to the model; if the model was idle, its time starts now."""
         if not self.running:
             self.rate.since = now
         self.running[waiting.request.id] = waiting.cost
@@ -115,7 +115,7 @@ class _Lane:
             self.begin_rate.done(self.unbegun.pop(request_id), now)
 
     def end(self, request_id: str, now: float, is_done: bool) -> None:
-        """The model has one request less; the rate is that of the time in which it had any."""
+        """Remove a request from the model's; the rate is over the time in which the model had any."""
         units = self.running.pop(request_id)
         self.unbegun.pop(request_id, None)
         if is_done:

@@ -1,4 +1,4 @@
-"""Questions that a vLLM server answers for the worker: tokens go out, tokens and log-probabilities come back.
+"""Asks a vLLM server the worker's questions: sends tokens, receives tokens and log-probabilities.
 
 The worker makes questions of requests and reads the answers, as it does with its own model, so only the forward passes
 are elsewhere. A thread speaks HTTP; what it brings is taken by the worker's loop, which a socket wakes.
@@ -180,7 +180,7 @@ class Remote:
     # -- prompts
 
     def open(self, handle: Handle) -> str:
-        """Let vLLM have a prompt.
+        """Write a prompt for vLLM, if it can answer under it.
 
         Returns:
             Why the local engine answers under it, in a few words; empty where vLLM does.
@@ -254,7 +254,7 @@ class Remote:
         self._loop.call_soon_threadsafe(stop)
 
     def fileno(self) -> int:
-        """What can be read when there are pieces."""
+        """The socket that becomes readable when there are pieces."""
         return self._ours.fileno()
 
     def take_pieces(self) -> list[Piece]:
@@ -273,7 +273,7 @@ class Remote:
             self._theirs.send(b".", socket.MSG_DONTWAIT)
 
     async def _guarded(self, work: Callable[[], Awaitable[None]], request_id: str, index: int) -> None:
-        """Any failure is the request's, and no other's."""
+        """Run a question; any failure becomes an error of this request alone."""
         import httpx2 as httpx
 
         error: OvertureError | None = None
@@ -296,7 +296,7 @@ class Remote:
     # -- what is sent
 
     def salt_of(self, request: Request, handle: Handle) -> str:
-        """Whose blocks of vLLM's cache a request may find: those of its tenant, and under its prompt, alone."""
+        """The cache salt of a request: vLLM shares cached blocks only within one tenant and one prompt."""
         scope = json.dumps([request.tenant, handle.manifest.ref, handle.manifest.tensors_sha256])
         return hmac.new(self._secret, scope.encode(), hashlib.sha256).hexdigest()
 
@@ -333,7 +333,7 @@ class Remote:
         }
 
     def _writing_options(self, request: Request, item: Item) -> dict[str, Any]:
-        """What an answer that is written asks beside its text."""
+        """Fields of a request for a written answer, beside its prompt."""
         question, eos_id = item.question, item.handle.adapted.info.eos_id
         assert isinstance(question, Answers)
         fields: dict[str, Any] = {

@@ -1,4 +1,4 @@
-"""What clients send and get: requests with a limit on every list and text, replies with exact types."""
+"""Requests and replies of the API: every list and text of a request has a limit, replies have exact types."""
 
 from typing import Annotated, Any, Literal
 
@@ -147,7 +147,7 @@ class SystemOneReply(Record):
 
 
 class PromptFacts(Record):
-    """What a stored prompt is."""
+    """Facts about a stored prompt."""
 
     kind: str = Field(description="kind of its task")
     fields: list[str] = Field(description="fields of its template")
@@ -210,14 +210,14 @@ class AliasRequest(Body):
 
 
 class AliasReply(Record):
-    """What an alias is now."""
+    """The version that an alias now stands for."""
 
     alias: str = Field(description="name@alias")
     prompt: str = Field(description="name@version")
 
 
 class Removed(Record):
-    """What was removed."""
+    """The versions that were removed."""
 
     removed: list[str] = Field(description="name@version")
 

@@ -1,4 +1,4 @@
-"""Who may ask the server for what: keys, hosts, origins, rates, headers.
+"""Access to the server: keys, hosts, origins, rates, headers.
 
 `Guard` stands in front of every route, so a new route is protected without a line of its own.
 """
@@ -147,7 +147,7 @@ def check_bind(host: str, keys: tuple[Key, ...]) -> None:
 
 
 class Access(Record):
-    """What the guard lets through."""
+    """Limits of access: names, port, keys and rates."""
 
     hosts: tuple[str, ...] = Field(LOOPBACK, description="names under which clients reach the server")
     port: int = Field(8000, description="the server's port, part of the origins of its own pages")

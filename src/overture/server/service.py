@@ -30,7 +30,7 @@ from overture.server.security import Visit
 
 T = TypeVar("T")
 Row = str | dict[str, JsonValue]
-"""What prompts are asked about: a text, or the fields of their templates."""
+"""The input of a request: a text, or the fields of the prompts' templates."""
 _YES = ("yes", "true", "1")
 
 

@@ -1,4 +1,4 @@
-"""Browsers that signed in: a link that works once, or a key, becomes a cookie that only the server can read."""
+"""Signed-in browsers: a link that works once, or a key, becomes a cookie that only the server can read."""
 
 import hashlib
 import secrets

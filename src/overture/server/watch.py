@@ -1,4 +1,4 @@
-"""What a running server tells about itself: an audit log without texts, and Prometheus metrics."""
+"""Monitoring of a running server: an audit log without texts, and Prometheus metrics."""
 
 import json
 import statistics

@@ -159,7 +159,7 @@ class Worker:
             self._end(job)
 
     def _put(self, job: Job, index: int) -> None:
-        """Let a question wait its turn, behind its text where that is long."""
+        """Queue a question in its lane; a long text is read ahead first."""
         item = job.inquiry.items[index]
         if self.remote is not None and self.remote.takes(item):
             if isinstance(item.question, Answers):
@@ -330,13 +330,13 @@ class Worker:
         return Slots.bytes_of(item.handle.adapted, num_columns)
 
     def _grow_local(self, line: Line) -> None:
-        """A line has one token more; one whose request has failed by another part is gone."""
+        """Report a line of this process after a step; lines of failed requests are gone."""
         if line in self._lines:
             job, index = self._lines.pop(line) if line.is_done else self._lines[line]
             self._grow(line, job, index)
 
     def _grow(self, line: Line, job: Job, index: int) -> None:
-        """Tell of what is new in a line."""
+        """Report the new tokens of a line, and its answer when it is done."""
         item = job.inquiry.items[index]
         backbone, question = item.handle.adapted, item.question
         assert isinstance(question, Answers)
@@ -364,7 +364,7 @@ class Worker:
         job.shown, job.num_told = job.shown + more, len(line.ids)
 
     def _written_token(self, token: int, share: float | None, top: Sequence[tuple[int, float]]) -> WrittenToken:
-        """A token as an event tells it."""
+        """A token as events hold it."""
         decode = self.host.backbone.text.tokenizer.decode
         likeliest = tuple(TokenShare(id=other, text=decode([other]), logprob=value) for other, value in top)
         return WrittenToken(id=token, text=decode([token]), logprob=share, top=likeliest)
@@ -380,7 +380,7 @@ class Worker:
                 self._end(job)
 
     def _echo(self, job: Job, scored_tokens: Sequence[ScoredToken]) -> None:
-        """Tell a request's own text; one more token is known with it, and several are written."""
+        """Report an echoed text. The pass also predicts one token; if more are wanted, they are written."""
         request, item, tokens = job.request, job.inquiry.items[0], [*scored_tokens]
         decode, eos_id = item.handle.adapted.text.tokenizer.decode, item.handle.adapted.info.eos_id
         assert isinstance(item.question, Answers)
@@ -404,7 +404,7 @@ class Worker:
             self._put(job, 0)
 
     def _end(self, job: Job) -> None:
-        """All questions are answered."""
+        """End a request whose questions are all answered."""
         request, usage = job.request, job.usage.model_copy(update={"output_tokens": job.num_written})
         for problem in job.inquiry.problems.values():
             raise problem

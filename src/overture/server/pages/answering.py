@@ -1,4 +1,4 @@
-"""Asking several prompts about one row for the playground: all labels in one pass, written answers as they grow."""
+"""Asks several prompts about one row, for the playground: labels in one request, written answers as they grow."""
 
 import asyncio
 import time
@@ -80,7 +80,7 @@ class Update:
 async def updates(
     service: Service, columns: Sequence[Column], row: Row, options: Options, visit: Visit
 ) -> AsyncIterator[Update]:
-    """What all columns say, as it comes; leaving the loop cancels what still runs.
+    """The updates of all columns, as they come; leaving the loop cancels requests that still run.
 
     Args:
         service: asks the engine.

@@ -146,7 +146,7 @@ def settings_for(verb: str) -> dict[str, tuple[str, Setting]]:
 
 
 def as_yaml(verb: str, values: Values) -> dict[str, str]:
-    """What was filled in as a task file would say it: a list may be typed without brackets."""
+    """The text of a field in the syntax of a task file; a list may be typed without brackets."""
     settings = settings_for(verb)
     return {
         key: f"[{text}]" if settings[key][1].values.startswith("list:") and not text.startswith("[") else text
@@ -177,7 +177,7 @@ def words_of(verb: str, task: str, values: Values) -> list[str]:
 
 
 def checked(verb: str, store: Store, task: str, values: Values) -> OvertureError | None:
-    """What is wrong with a request, found as the command itself would; None where nothing is."""
+    """The error that the command itself would raise for this request; None where there is none."""
     try:
         VERBS[verb].check(store, Path(task), as_yaml(verb, values))
     except OvertureError as error:

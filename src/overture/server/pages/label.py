@@ -56,7 +56,7 @@ class LabelForm(Record):
 
 @dataclass(frozen=True, slots=True)
 class Desk:
-    """What is labelled now.
+    """The state of a labelling session, for its page.
 
     Args:
         session: the session.
@@ -118,7 +118,7 @@ class Learners:
 
 
 def desk_of(session: Session, with_chart: bool = False) -> Desk:
-    """What a session shows now."""
+    """The state of a session."""
     labels, row = session.labels(), session.next_row()
     fields = {} if row is None else {name: session.rows[row].fields.get(name) for name in session.task.columns}
     points = session.curve()
@@ -233,7 +233,7 @@ def routes(site: Site) -> APIRouter:
 
     @router.get("/label/{name}/live")
     def live(request: Request, name: str) -> Response:
-        """What was learnt, whenever that changes; a window that is left open alone keeps no learner alive."""
+        """The learner's progress, sent whenever it changes; an open window alone does not keep a learner running."""
         _check(request)
         folder = Session(store, name).folder
 
@@ -272,7 +272,7 @@ def routes(site: Site) -> APIRouter:
 
 
 def _add_results(router: APIRouter, store: Store, learners: Learners) -> None:
-    """What comes of a session: a stored prompt, a table."""
+    """Routes for the results of a session: a stored prompt, a table."""
 
     @router.post("/label/{name}/keep")
     def keep(request: Request, name: str) -> Response:

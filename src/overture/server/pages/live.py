@@ -18,7 +18,7 @@ _AT_LEAST_S = 5.0
 """A part whose files are the same may show the time."""
 _ALIVE_S = 15.0
 END = "event: end\ndata: end\n\n"
-"""What `hx-sse:close` of a page waits for."""
+"""The event for which `hx-sse:close` of a page waits."""
 
 
 class Shown(NamedTuple):

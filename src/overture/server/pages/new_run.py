@@ -23,7 +23,7 @@ _MAX_TASKS, _MAX_TASK_BYTES = 200, 200_000
 
 
 class StartQuery(Record):
-    """What the form is opened with."""
+    """The query with which the form is opened."""
 
     task: str = Field("", max_length=500, description="the task file that is chosen")
     do: Literal["tune", "search", "compare"] = Field("tune", description="the command")
@@ -107,7 +107,7 @@ def routes(site: Site) -> APIRouter:
 
     @router.get("/runs/started/{start}")
     def started(request: Request, start: str) -> Response:
-        """What was started and has no run yet, or makes a comparison."""
+        """A command that was started and has no run yet, or makes a comparison."""
         check_admin(request.state.visit)
         launch, is_alive = launcher.launch(start), launcher.is_alive(start)
         if launch.makes:

@@ -30,14 +30,14 @@ _DEFAULT_TOKENS = 64
 
 
 class PlayQuery(Record):
-    """What a link to the playground names."""
+    """The query of a link to the playground."""
 
     prompt: list[Name] = Field([], max_length=MAX_PROMPTS, description="prompts to ask")
     text: Text = Field("", description="a text to begin with")
 
 
 class PlayForm(Record):
-    """What the form sends, its fields of templates aside."""
+    """The form, without the fields of templates."""
 
     prompt: list[Name] = Field([], description="the chosen prompts")
     add: Name | None = Field(None, description="another prompt, by its name")
@@ -151,7 +151,7 @@ def _fields_of(prompts: Sequence[Served], typed: dict[str, str]) -> tuple[InputF
 
 
 def row_of_play(play: Play) -> Row:
-    """What the prompts are asked about.
+    """The row about which the prompts are asked.
 
     Raises:
         Refused: nothing was chosen or typed, or a list is no JSON.
@@ -234,7 +234,7 @@ def routes(site: Site) -> APIRouter:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What a column shows.
+    """The state of a column.
 
     Args:
         column: the prompt.

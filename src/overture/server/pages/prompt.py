@@ -59,7 +59,7 @@ class ScoreLine:
 
 @dataclass(frozen=True, slots=True)
 class PromptPage:
-    """What the page of a prompt shows.
+    """The facts on the page of a prompt.
 
     Args:
         card: what a list says of it.

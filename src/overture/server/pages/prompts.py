@@ -17,7 +17,7 @@ PAGE_SIZE = 50
 
 
 class PromptsQuery(Record):
-    """What the page is asked for."""
+    """The query of the page."""
 
     q: str = Field("", max_length=100, description="a part of the names to show")
     page: int = Field(1, ge=1, le=10**6, description="which page of them, from 1")

@@ -13,7 +13,7 @@ from overture.server.schema import Name
 
 
 class KeyForm(Record):
-    """What signing in sends."""
+    """The form with which a browser signs in."""
 
     key: Name = Field(description="a key of the server")
     next_path: Name = Field("/", description="where to go then")

@@ -32,13 +32,13 @@ GOOD, BAD, WAITING = ("finished", "stopped early"), ("diverged", "killed"), ("st
 
 
 class RunsQuery(Record):
-    """What the list is asked for."""
+    """The query of the list."""
 
     page: int = Field(1, ge=1, le=10**6, description="which page of the runs, from 1")
 
 
 class _ResultPart(BaseModel):
-    """What the results of all kinds of runs share."""
+    """Fields of the results of all kinds of runs."""
 
     prompt: str | None = None
     metric: str = ""
@@ -66,7 +66,7 @@ class _TaskPart(BaseModel):
 
 
 class _ConfigPart(BaseModel):
-    """What the requests of all kinds of runs share."""
+    """Fields of the requests of all kinds of runs."""
 
     task: _TaskPart = _TaskPart()
     prompt: _PromptPart = _PromptPart()
@@ -103,7 +103,7 @@ class RunRow:
 
 
 class SampleAnswer(NamedTuple):
-    """What a training answered a row after its last epoch.
+    """The answer of one training to a row, after its last epoch.
 
     Args:
         title: of the training.
@@ -352,7 +352,7 @@ def routes(site: Site) -> APIRouter:
 
     @router.get("/runs/{name}/live")
     def live(request: Request, name: str) -> Response:
-        """What a run shows, whenever that changes, until its end."""
+        """The live part of a run's page, sent whenever it changes, until the run ends."""
         run = open_run(site, request, name)
         is_large = facts_of(run).is_large
 

@@ -1,4 +1,4 @@
-"""What all pages share: templates, headers, forms, errors as pages, files beside the pages."""
+"""Shared by all pages: templates, headers, forms, errors as pages, files beside the pages."""
 
 import hashlib
 from collections.abc import Mapping
@@ -144,7 +144,7 @@ class Site:
 
 
 class SiteFacts(NamedTuple):
-    """What the frame of every page shows."""
+    """Facts for the frame of every page."""
 
     path: str
     model: str
