@@ -39,21 +39,21 @@ def task_batches(
     Source: Wang et al. 2023, "Multitask Prompt Tuning", section 3 (stochastic task sampling).
     """
     random = named_random(seed, "tasks", epoch)
-    left: dict[int, list[Encoded]] = {}
+    rows_by_task: dict[int, list[Encoded]] = {}
     for row in rows:
-        left.setdefault(task_of(row), []).append(row)
-    for waiting in left.values():
-        random.shuffle(waiting)
+        rows_by_task.setdefault(task_of(row), []).append(row)
+    for task_rows in rows_by_task.values():
+        random.shuffle(task_rows)
     batches: list[list[Encoded]] = []
-    while any(left.values()):
-        open_tasks = [task for task, waiting in left.items() if waiting]
+    while any(rows_by_task.values()):
+        open_tasks = [task for task, task_rows in rows_by_task.items() if task_rows]
         random.shuffle(open_tasks)
-        chosen = open_tasks[: random.randint(min(2, len(open_tasks)), len(open_tasks))]
-        pool = [task for task in chosen for _ in left[task]]
-        batch = [left[task].pop() for task in random.sample(pool, min(batch_size, len(pool)))]
+        batch_tasks = open_tasks[: random.randint(min(2, len(open_tasks)), len(open_tasks))]
+        pool = [task for task in batch_tasks for _ in rows_by_task[task]]
+        batch = [rows_by_task[task].pop() for task in random.sample(pool, min(batch_size, len(pool)))]
         for task in open_tasks:
-            while left[task] and len(batch) < batch_size:
-                batch.append(left[task].pop())
+            while rows_by_task[task] and len(batch) < batch_size:
+                batch.append(rows_by_task[task].pop())
         batches.append(batch)
     return batches
 

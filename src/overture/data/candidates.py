@@ -39,28 +39,25 @@ def candidates_of(task: TaskFile, tokenizer: TextTokenizer) -> tuple[Candidates 
     # An encoder's words are read at its mask, or stand for nothing but their label.
     if tokenizer.is_encoder:
         return candidates, []
-    # Where a decoder of its own writes, nothing stands in front of the words.
-    return candidates, [*_prefix_notices(texts, ids), *([] if tokenizer.start_ids else _space_notices(task))]
-
-
-def _prefix_notices(texts: list[tuple[str, str]], ids: list[tuple[int, ...]]) -> list[str]:
-    return [
-        f"label word {word!r} is the beginning of {longer!r} of label {other!r}"
+    notices = [
+        f"label word {word!r} is the beginning of {longer!r} of label {other_label!r}"
         for (label, word), tokens in zip(texts, ids, strict=True)
-        for (other, longer), more in zip(texts, ids, strict=True)
-        if other != label and len(more) > len(tokens) and more[: len(tokens)] == tokens
+        for (other_label, longer), more in zip(texts, ids, strict=True)
+        if other_label != label and len(more) > len(tokens) and more[: len(tokens)] == tokens
     ]
+    # Where a decoder of its own writes, nothing stands in front of the words.
+    return candidates, notices if tokenizer.start_ids else notices + _space_notices(task)
 
 
 def _space_notices(task: TaskFile) -> list[str]:
     """Words that would be glued to the template, or stand two spaces away from it."""
     if not isinstance(task.template, str):
         return []
-    spaced = task.template[-1].isspace()
-    odd = [word for words in task.words.values() for word in words if word[0].isspace() == spaced]
+    ends_with_space = task.template[-1].isspace()
+    odd = [word for words in task.words.values() for word in words if word[0].isspace() == ends_with_space]
     if not odd:
         return []
-    listed = ", ".join(map(repr, odd[:5]))
-    if spaced:
-        return [f"the template ends with a space and so does the beginning of {listed}: two spaces between them"]
-    return [f"no space between the template's end and {listed}; write the words with their leading space"]
+    first_words = ", ".join(map(repr, odd[:5]))
+    if ends_with_space:
+        return [f"the template ends with a space and so does the beginning of {first_words}: two spaces between them"]
+    return [f"no space between the template's end and {first_words}; write the words with their leading space"]

@@ -123,8 +123,10 @@ class Encoder:
         long = [item for item in encoded if most is not None and item.target.num_tokens > most]
         self._odd.long |= {rows[item.row].where: None for item in long}
         if with_answer:
-            lost = sorted({item.row for item in encoded} - {item.row for item in encoded if item.target.is_known})
-            self._odd.lost |= {rows[number].where: None for number in lost}
+            without_target = sorted(
+                {item.row for item in encoded} - {item.row for item in encoded if item.target.is_known}
+            )
+            self._odd.lost |= {rows[number].where: None for number in without_target}
         self.notices[:] = self._notices()
         return encoded
 
@@ -210,21 +212,15 @@ class Encoder:
     def _parts(self, row: Row, with_answer: bool, bos: bool) -> list[Encoded | Problem]:
         """The parts of a row, one or several."""
         try:
-            signals = self._signals(row)
+            content = content_of(self.task, row) if self.task.media else {}
+            signals: Signals = {
+                name: self.tokenizer.segments(media) for name, media in content.items() if isinstance(media, Media)
+            }
         except DataError as error:
             return [Problem(error.where or row.where, error.what, error.fix)]
         tools = Tools(self.tokenizer, self.candidates, lambda example: self._over(self._built(example, bos, signals)))
         examples = self.task.spec.examples(self.task, row, texts_of(self.task, row), tools, with_answer)
         return [self._encoded(row, example, bos, signals) for example in examples]
-
-    def _signals(self, row: Row) -> Signals:
-        """A row's images and sounds as the model reads them.
-
-        Raises:
-            DataError: one does not fit the model.
-        """
-        content = content_of(self.task, row) if self.task.media else {}
-        return {name: self.tokenizer.segments(media) for name, media in content.items() if isinstance(media, Media)}
 
     def _encoded(self, row: Row, example: Example, bos: bool, signals: Signals) -> Encoded | Problem:
         item = self._built(example, bos, signals)
@@ -250,7 +246,7 @@ class Encoder:
     def _built(self, example: Example, bos: bool, signals: Signals) -> Encoded:
         """An example as tokens, whether it fits or not."""
         num_input, tokens = self._tokens(example, bos, signals)
-        ids, read = tuple(tokens.ids), self._read(tokens)
+        ids, read_at = tuple(tokens.ids), self._read(tokens)
         blanks = [replace(example, texts=texts, blanks=(), label=None) for texts in example.blanks]
         candidates = example.candidates or self.candidates
         target: Target
@@ -259,8 +255,8 @@ class Encoder:
         elif example.pick:
             target = AtMarks(candidates, marks_of(example.pick, tokens))
         else:
-            is_mask = read is not None and read == tokens.mask
-            target = OneOf(candidates, example.label, example.shares, read, is_mask)
+            is_mask = read_at is not None and read_at == tokens.mask
+            target = OneOf(candidates, example.label, example.shares, read_at, is_mask)
         return Encoded(
             0,
             segments_of(ids[:num_input]),
@@ -287,37 +283,36 @@ class Encoder:
             return item.num_tokens, self._reserved(item)
         # The text is the encoder's, what is written is the decoder's, and each has the whole context for itself.
         answer = item.target.num_tokens
-        written = len(self.tokenizer.start_ids) + self._reserved(item) - self.reserve + answer
+        num_written = len(self.tokenizer.start_ids) + self._reserved(item) - self.reserve + answer
         if any(isinstance(segment, Signal) for segment in item.input):
             # A sound has the encoder for itself, and its frontend knows how long it may be; words are the decoder's.
-            return item.num_text - item.num_input + written, self.reserve
-        return max((item.num_tokens - answer, self.reserve), (written, self.reserve))
+            return item.num_text - item.num_input + num_written, self.reserve
+        return max((item.num_tokens - answer, self.reserve), (num_written, self.reserve))
 
     def _over(self, item: Encoded) -> int:
         return sum(self._needed(item)) - self.limit
 
     def _too_long(self, row: Row, item: Encoded) -> Problem:
-        needed, reserved = self._needed(item)
-        what = f"{needed} tokens + {reserved} reserved > {self.limit}"
+        num_needed, num_reserved = self._needed(item)
+        overflow = f"{num_needed} tokens + {num_reserved} reserved > {self.limit}"
         if self.task.too_long == "trim":
-            return Problem(row.where, f"too long: {what}", f"even without its text; {self._shorter()}")
+            most = self.task.max_new_tokens
+            if self.task.spec.writes and 2 * most > self.limit:
+                fix = f"answers have room for {most} tokens: lower max_new_tokens"
+            else:
+                fix = "shorten the template or the prompt"
+            return Problem(row.where, f"too long: {overflow}", f"even without its text; {fix}")
         fix = "shorten it, or set too_long: trim"
-        if self.task.spec.writes and reserved > self.reserve:
+        if self.task.spec.writes and num_reserved > self.reserve:
             fix += f"; answers have room for {self.task.max_new_tokens} tokens (max_new_tokens)"
-        return Problem(row.where, f"too long: {what}", fix)
-
-    def _shorter(self) -> str:
-        most = self.task.max_new_tokens
-        if self.task.spec.writes and 2 * most > self.limit:
-            return f"answers have room for {most} tokens: lower max_new_tokens"
-        return "shorten the template or the prompt"
+        return Problem(row.where, f"too long: {overflow}", fix)
 
     def _tokens(self, example: Example, bos: bool, signals: Signals) -> tuple[int, RowTokens]:
         """The example's tokens, and how many of them are the input."""
         layout = self._layout_of(example, bos)
         start = RowTokens(list(self.tokenizer.bos_ids if bos else ()))
-        picked = example.pick.field if example.pick else ""
-        tokens = tokens_of(layout.input, values_of(example.texts), self.tokenizer, picked, signals).after(start)
+        pick_field = example.pick.field if example.pick else ""
+        tokens = tokens_of(layout.input, values_of(example.texts), self.tokenizer, pick_field, signals).after(start)
         # A template that ends with a text has no constant end: its last token is what must stay live.
         ends_in_text = not layout.anchor.ids and not isinstance(layout.input[-1], Seen)
         num_input = len(tokens.ids) - int(ends_in_text)

@@ -34,12 +34,14 @@ def facts_of_splits(splits: Splits) -> dict[str, SplitFacts]:
     return {name: facts_of(getattr(splits, name)) for name in SPLITS}
 
 
-def check_rows(wanted: Mapping[str, SplitFacts], actual: Mapping[str, SplitFacts], data: DataConfig, fix: str) -> None:
+def check_rows(
+    recorded: Mapping[str, SplitFacts], current: Mapping[str, SplitFacts], data: DataConfig, fix: str
+) -> None:
     """Refuse rows that are not those that a run began with.
 
     Args:
-        wanted: of each split when the run began; empty in runs of older versions, which recorded nothing.
-        actual: of the splits that are used now.
+        recorded: of each split when the run began; empty in runs of older versions, which recorded nothing.
+        current: of the splits that are used now.
         data: says where the rows are.
         fix: what to do.
 
@@ -47,9 +49,9 @@ def check_rows(wanted: Mapping[str, SplitFacts], actual: Mapping[str, SplitFacts
         DataError: names each split that differs, and how.
     """
     problems = [
-        Problem(name, _difference(wanted[name], facts))
-        for name, facts in actual.items()
-        if name in wanted and wanted[name] != facts
+        Problem(name, _difference(recorded[name], facts))
+        for name, facts in current.items()
+        if name in recorded and recorded[name] != facts
     ]
     if problems:
         sources = [getattr(data, name) for name in ("path", "train", "validation", "test", "dataset")]
@@ -61,9 +63,9 @@ def check_rows(wanted: Mapping[str, SplitFacts], actual: Mapping[str, SplitFacts
         )
 
 
-def _difference(wanted: SplitFacts, actual: SplitFacts) -> str:
-    if wanted.count != actual.count:
-        return f"{actual.count} rows now, {wanted.count} when the run began"
-    if wanted.in_any_order == actual.in_any_order:
-        return f"the same {actual.count} rows in another order"
-    return f"other rows among the {actual.count}"
+def _difference(recorded: SplitFacts, current: SplitFacts) -> str:
+    if recorded.count != current.count:
+        return f"{current.count} rows now, {recorded.count} when the run began"
+    if recorded.in_any_order == current.in_any_order:
+        return f"the same {current.count} rows in another order"
+    return f"other rows among the {current.count}"

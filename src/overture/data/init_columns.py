@@ -112,9 +112,9 @@ class Column:
         """
         values = [value for value in self.filled if not is_missing_word(value) and not is_infinite(value)]
         numbers = [number for value in values if (number := as_number(value)) is not None]
-        others = [value for value in values if as_number(value) is None]
-        is_list = any(re.fullmatch(r"[\d\s.,;|#]+", as_text(value) or "0") for value in others)
-        return [] if is_list or len(others) > _MISFIT_SHARE * len(values) else numbers
+        misfits = [value for value in values if as_number(value) is None]
+        is_list = any(re.fullmatch(r"[\d\s.,;|#]+", as_text(value) or "0") for value in misfits)
+        return [] if is_list or len(misfits) > _MISFIT_SHARE * len(values) else numbers
 
     @property
     def label_rank(self) -> int | None:
@@ -171,14 +171,10 @@ def text_fields(columns: Sequence[Column], target: Sequence[str]) -> list[str]:
 
     Where no field looks like text, identifiers and categories may be texts after all.
     """
-    others = [column for column in columns if column.name not in target]
-    texts = [column for column in others if not column.why_left_out]
+    candidates = [column for column in columns if column.name not in target]
+    texts = [column for column in candidates if not column.why_left_out]
     if not texts:
-        readable = [c for c in others if is_field_name(c.name) and c.counts and any(map(_has_letters, c.counts))]
+        readable = [c for c in candidates if is_field_name(c.name) and any(map(str.isalpha, "".join(c.counts)))]
         texts = [column for column in readable if column.is_identifier] or readable
-    named = [column.name for column in texts if column.is_named_text]
-    return [*named, *(column.name for column in texts if column.name not in named)]
-
-
-def _has_letters(text: str) -> bool:
-    return any(letter.isalpha() for letter in text)
+    usual_names = [column.name for column in texts if column.is_named_text]
+    return [*usual_names, *(column.name for column in texts if column.name not in usual_names)]

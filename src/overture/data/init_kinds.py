@@ -66,23 +66,23 @@ def guessed(rows: Records, format: str, where: str) -> Guess:
     columns = columns_of(rows)
     by_name = {column.name: column for column in columns}
     if format == "alpaca" and "messages" not in by_name:
-        shown = [name for name in ("instruction", "input") if name in by_name and by_name[name].filled]
-        return replace(_of_answers(by_name["output"], rows), shown=shown)
-    named = sorted((c for c in columns if c.label_rank is not None), key=lambda c: (c.label_rank, c.name))
+        inputs = [name for name in ("instruction", "input") if name in by_name and by_name[name].filled]
+        return replace(_of_answers(by_name["output"], rows), shown=inputs)
+    label_columns = sorted((c for c in columns if c.label_rank is not None), key=lambda c: (c.label_rank, c.name))
     answers = [c for name in _ANSWER_NAMES for c in columns if c.name.strip().lower() == name and c.filled]
-    unnamed = sorted((c for c in columns if c.labels), key=lambda c: (c.is_named_text, len(c.labels)))
+    value_columns = sorted((c for c in columns if c.labels), key=lambda c: (c.is_named_text, len(c.labels)))
     guesses: Iterable[Guess | None] = (
         *(guess_of(by_name) for guess_of in (_of_tags, _of_spans, _of_questions, _of_choices, _of_chats)),
         _of_label_lists(by_name),
-        *(_of_separated(column) or _of_labels(column, columns) or _of_numbers(column) for column in named),
+        *(_of_separated(column) or _of_labels(column, columns) or _of_numbers(column) for column in label_columns),
         _of_one_hot(columns),
         *(_of_labels(column, columns) for column in answers if column.mean_words <= 2),
         *(_of_answers(column, rows) for column in answers),
-        *(_of_separated(column) or _of_labels(column, columns) for column in unnamed),
+        *(_of_separated(column) or _of_labels(column, columns) for column in value_columns),
     )
     guess = next((guess for guess in guesses if guess), None)
     if guess is None:
-        empty = next((column for column in named if not column.filled), None)
+        empty = next((column for column in label_columns if not column.filled), None)
         if empty:
             raise DataError(
                 f"no row has a label: the field {empty.name!r} is empty or -1 everywhere",
@@ -91,7 +91,7 @@ def guessed(rows: Records, format: str, where: str) -> Guess:
                 wanted="labelled rows",
                 fix="begin with the file of the training rows; files beside it named validation and test are found",
             )
-        unfit = next((column for column in named if column.counts), None)
+        unfit = next((column for column in label_columns if column.counts), None)
         if unfit:
             raise DataError(
                 f"the labels in the field {unfit.name!r} are too few, or too many for so few rows",
@@ -182,11 +182,11 @@ def _without_missing(column: Column) -> tuple[dict[str, int], list[str]]:
         doubtful, certain = missing, []
     notes = []
     if certain:
-        counted = ", ".join(f"{label!r} ({column.counts[label]})" for label in certain)
-        notes = [f"values of {column.name} that mean no label: {counted}; write them into labels if they are labels"]
+        listing = ", ".join(f"{label!r} ({column.counts[label]})" for label in certain)
+        notes = [f"values of {column.name} that mean no label: {listing}; write them into labels if they are labels"]
     if doubtful:
-        counted = ", ".join(f"{label!r} ({column.counts[label]})" for label in doubtful)
-        notes += [f"labels that may mean no label: {counted}; if so, delete them and set data.drop: [unlabelled]"]
+        listing = ", ".join(f"{label!r} ({column.counts[label]})" for label in doubtful)
+        notes += [f"labels that may mean no label: {listing}; if so, delete them and set data.drop: [unlabelled]"]
     return {label: column.counts[label] for label in column.labels if label not in certain}, notes
 
 
@@ -241,7 +241,7 @@ def _of_separated(column: Column) -> Guess | None:
         cells = [[part.strip() for part in text.split(separator) if part.strip()] for text in column.counts]
         cut = [cell for cell in cells if len(cell) > 1]
         num_cells = Counter(part for cell in cut for part in set(cell))
-        partners = {part: {other for cell in cut if part in cell for other in cell} - {part} for part in num_cells}
+        partners = {part: {partner for cell in cut if part in cell for partner in cell} - {part} for part in num_cells}
         free = sum(part in column.counts or (num_cells[part] > 1 and len(partners[part]) > 1) for part in num_cells)
         labels = [part for cell in cells for part in cell]
         if cut and 2 <= len(set(labels)) <= 4 * MAX_LABELS and 2 * free >= len(num_cells):
@@ -254,8 +254,8 @@ def _of_one_hot(columns: Sequence[Column]) -> Guess | None:
     """Labels in columns of their own; two such columns might as well be facts about the text."""
     truths = [c for c in columns if c.filled and all(truth(value) is not None for value in c.values)]
     names = [column.name for column in truths if len({truth(value) for value in column.values}) == 2]
-    others = [c for c in columns if c.labels and c not in truths and not c.is_named_text]
-    if len(names) < (3 if others else 2):
+    label_columns = [c for c in columns if c.labels and c not in truths and not c.is_named_text]
+    if len(names) < (3 if label_columns else 2):
         return None
     return _several("", names, {"one_hot": True}, names)
 
@@ -264,8 +264,8 @@ def _of_one_hot(columns: Sequence[Column]) -> Guess | None:
 
 
 def _of_answers(column: Column, rows: Records) -> Guess:
-    listed = [value if isinstance(value, list) else [value] for value in column.values]
-    answers = [as_text(text) or "" for texts in listed for text in texts]
+    texts_of_rows = [value if isinstance(value, list) else [value] for value in column.values]
+    answers = [as_text(text) or "" for texts in texts_of_rows for text in texts]
     keys: dict[str, Any] = {"answer_field": column.name, "metric": "exact_match"}
     if all(isinstance(row.get("references"), list) for row in rows):
         keys |= {"metric": "bleu", "options": {"references_field": "references"}}
@@ -354,21 +354,22 @@ def _of_spans(columns: dict[str, Column]) -> Guess | None:
         return None
     rows = list(zip(columns[text].values, columns[name].values, strict=True))
     marks = [
-        (said, [_mark(span) for span in spans or ()], span_places(said, spans or ()) or []) for said, spans in rows
+        (row_text, [_mark(span) for span in spans or ()], span_places(row_text, spans or ()) or [])
+        for row_text, spans in rows
     ]
     types = sorted({label for _, spans, _ in marks for _, _, label in spans})
     if not types:
         return None
     options: dict[str, Any] = {"text_field": text} | ({"spans_field": name} if name != "spans" else {})
     notes = []
-    if share := _misfit_share([(said, *place) for said, _, places in marks for place in places]):
+    if share := _misfit_share([(row_text, *place) for row_text, _, places in marks for place in places]):
         options["within_words"] = True
         notes = [f"{share:.0%} of the spans begin or end within words: options.within_words is set"]
-    written = ["; ".join(f"{label}: {said[a:b]}" for a, b, label in spans) for said, spans, _ in marks]
+    answers = ["; ".join(f"{label}: {row_text[a:b]}" for a, b, label in spans) for row_text, spans, _ in marks]
     keys = {
         "labels": label_words(types),
         "options": options,
-        "max_new_tokens": _room(max(written, key=len, default=""), 32),
+        "max_new_tokens": _room(max(answers, key=len, default=""), 32),
     }
     target = [name, "spans", "tokens", "entities", "label", "labels"]
     return Guess("tagging", target, keys, "Entities:", shown=[text], notes=notes)
@@ -395,8 +396,8 @@ def _misfit_share(places: Sequence[tuple[str, int, int]]) -> float:
     misfits = 0
     for text, start, end in places:
         units = units_of(text)
-        said = text[start:end]
-        first, last = start + len(said) - len(said.lstrip()), end - len(said) + len(said.rstrip())
+        piece = text[start:end]
+        first, last = start + len(piece) - len(piece.lstrip()), end - len(piece) + len(piece.rstrip())
         misfits += first not in {begin for begin, _ in units} or last not in {stop for _, stop in units}
     share = misfits / len(places) if places else 0.0
     return share if share >= _MISFIT_SHARE else 0.0

@@ -88,10 +88,10 @@ def media_report(task: Task, rows_of: Mapping[str, Sequence[Row]], group: Callab
                 broken.append(content)
     sample = good[:: max(1, -(-len(good) // _MAX_LOOKED_AT))]
     with ThreadPoolExecutor(_NUM_READERS) as readers:
-        looks = list(readers.map(_looked_at, sample))
+        looks = list(readers.map(_look, sample))
     sizes = sorted(look.size for look in looks)
     lengths = sorted(look.size[-1] / (look.size[0] if modality == "audio" else 1) for look in looks)
-    shown = task.columns[0]
+    column = task.columns[0]
     return MediaReport(
         modality=modality,
         looked_at=len(looks),
@@ -102,13 +102,13 @@ def media_report(task: Task, rows_of: Mapping[str, Sequence[Row]], group: Callab
         else [],
         rates=dict(Counter(str(look.size[0]) for look in looks).most_common(5)) if modality == "audio" else {},
         sizes=dict(Counter(f"{size[1]} x {size[0]}" for size in sizes).most_common(5)) if modality == "image" else {},
-        constant=[texts_of(task, look.row)[shown] for look in looks if look.is_constant][:_MOST_BROKEN],
-        alike=_alike(looks, lambda row: texts_of(task, row)[shown]),
+        constant=[texts_of(task, look.row)[column] for look in looks if look.is_constant][:_MOST_BROKEN],
+        alike=_alike(looks, lambda row: texts_of(task, row)[column]),
         sources=list(_sources([row for _, row, _ in good], name, task.target_fields, group)),
     )
 
 
-def _looked_at(item: tuple[str, Row, Media]) -> _Look:
+def _look(item: tuple[str, Row, Media]) -> _Look:
     import numpy
 
     split, row, media = item
@@ -138,21 +138,21 @@ def _outline(pixels: "numpy.ndarray") -> tuple[int, ...]:
     return tuple(signs.flat) if numpy.count_nonzero(signs) >= _FEWEST_STEPS else ()
 
 
-def _alike(looks: Sequence[_Look], shown: Callable[[Row], str]) -> list[tuple[str, str]]:
+def _alike(looks: Sequence[_Look], name_of: Callable[[Row], str]) -> list[tuple[str, str]]:
     """Files of two splits that show nearly the same and are not the same bytes."""
     import numpy
 
-    outlined = [look for look in looks if look.outline]
-    if not outlined:
+    outlined_looks = [look for look in looks if look.outline]
+    if not outlined_looks:
         return []
-    outlines = numpy.array([look.outline for look in outlined], dtype=numpy.int16)
+    outlines = numpy.array([look.outline for look in outlined_looks], dtype=numpy.int16)
     pairs = []
-    for number, look in enumerate(outlined):
+    for number, look in enumerate(outlined_looks):
         apart = (outlines[:number] != outlines[number]).sum(axis=1)
-        for other in numpy.flatnonzero(apart <= _MOST_STEPS_APART):
-            earlier = outlined[other]
+        for index in numpy.flatnonzero(apart <= _MOST_STEPS_APART):
+            earlier = outlined_looks[index]
             if earlier.split != look.split and earlier.row.content != look.row.content:
-                pairs.append((shown(earlier.row), shown(look.row)))
+                pairs.append((name_of(earlier.row), name_of(look.row)))
                 break
     return pairs[:_MOST_BROKEN]
 
@@ -172,20 +172,27 @@ def _sources(
         value = row.fields.get(name)
         for place, part in enumerate(_parts(value)) if isinstance(value, str) else ():
             facts[f"part {place + 1} of the file's name"][number] = part
-    for what, values in facts.items():
+    for fact, values in facts.items():
         if None in values:
             continue
         labels_of: dict[str, set[str]] = defaultdict(set)
         for text, label in zip(values, labels, strict=True):
             labels_of[str(text)].add(label)
         is_name = len(rows) < _FEWEST_ROWS * len(labels_of)
-        is_label = all(normal_spelling(text) in map(normal_spelling, shared) for text, shared in labels_of.items())
-        if len(labels_of) < 2 or is_name or is_label or any(len(shared) > 1 for shared in labels_of.values()):
+        is_label = all(
+            normal_spelling(text) in map(normal_spelling, labels_of_text) for text, labels_of_text in labels_of.items()
+        )
+        if (
+            len(labels_of) < 2
+            or is_name
+            or is_label
+            or any(len(labels_of_text) > 1 for labels_of_text in labels_of.values())
+        ):
             continue
         yield SourceOfLabel(
-            what=what,
+            what=fact,
             values=len(labels_of),
-            examples=[f"{text}: {min(shared)}" for text, shared in list(labels_of.items())[:3]],
+            examples=[f"{text}: {min(labels_of_text)}" for text, labels_of_text in list(labels_of.items())[:3]],
         )
 
 

@@ -38,10 +38,10 @@ def data_report(
         num_tokens: how many tokens texts have for the model; None where its tokenizer is not at hand.
     """
     rows = [row for members in rows_of.values() for row in members]
-    shown = [row for row in rows if not row_problems(task, row, with_answer=False)]
-    usable = [row for row in shown if not task.spec.problems(task, row)]
-    texts = [texts_of(task, row) for row in shown]
-    joined = [" ".join(fields.values()) for fields in texts]
+    readable = [row for row in rows if not row_problems(task, row, with_answer=False)]
+    usable = [row for row in readable if not task.spec.problems(task, row)]
+    texts = [texts_of(task, row) for row in readable]
+    row_texts = [" ".join(fields.values()) for fields in texts]
     repeats, contradictions = _repeats(task, usable)
     return DataReport(
         kind=task.kind,
@@ -55,9 +55,9 @@ def data_report(
         unlabelled=sum(is_unlabelled(task, row) for row in rows),
         repeats=repeats,
         contradictions=contradictions,
-        words=None if task.media else _lengths([len(_WORD.findall(text)) for text in joined]),
-        tokens=_lengths(num_tokens(joined)) if num_tokens else None,
-        languages={} if task.media else languages_of(joined[:: max(len(joined) // _MAX_ROWS_READ, 1)]),
+        words=None if task.media else _lengths([len(_WORD.findall(text)) for text in row_texts]),
+        tokens=_lengths(num_tokens(row_texts)) if num_tokens else None,
+        languages={} if task.media else languages_of(row_texts[:: max(len(row_texts) // _MAX_ROWS_READ, 1)]),
         media=media_report(task, rows_of, partial(_label_of, task)) if task.media else None,
     )
 
@@ -109,12 +109,12 @@ def _alike_labels(labels: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def _repeats(task: Task, rows: Sequence[Row]) -> tuple[int, int]:
-    seen: dict[Hashable, Hashable] = {}
+    gold_by_key: dict[Hashable, Hashable] = {}
     repeats = contradictions = 0
     for row, gold in zip(rows, gold_of(task, rows), strict=True):
         key = repeat_key(task, row)
-        if key in seen:
+        if key in gold_by_key:
             repeats += 1
-            contradictions += seen[key] != gold
-        seen.setdefault(key, gold)
+            contradictions += gold_by_key[key] != gold
+        gold_by_key.setdefault(key, gold)
     return repeats, contradictions

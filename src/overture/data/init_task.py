@@ -10,7 +10,6 @@ from overture.core.config import validated
 from overture.core.errors import DataError
 from overture.core.records.data import notice_texts
 from overture.core.records.start import DataReport, LeftOut
-from overture.data.formats.form import Records
 from overture.data.formats.registry import folder_container
 from overture.data.formats.split_names import split_named
 from overture.data.init_columns import columns_of, text_fields
@@ -81,8 +80,8 @@ def starting_task(
     beside = [{name: value for name, value in row.items() if media is None or name != media[0]} for row in rows]
     guess = (media and transcription(beside)) or guessed(beside, table.format, str(first))
     # A file called train has its folder's name.
-    named = path if path.is_dir() else first.parent if first.stem == "train" else Path(first.stem)
-    values: dict[str, Any] = {"name": slug(name or named.resolve().name)}
+    name_path = path if path.is_dir() else first.parent if first.stem == "train" else Path(first.stem)
+    values: dict[str, Any] = {"name": slug(name or name_path.resolve().name)}
     if name is not None and values["name"] != name:
         notes.append(f"the name {name!r} became {values['name']}: names consist of lower-case letters, digits, - and _")
     if media and not backbone:
@@ -106,13 +105,7 @@ def starting_task(
     # A model without words has no template, and others need none.
     values |= {name: value for name, value in keys.items() if not media or name not in ("template", "read")}
     if spellings:
-        spelled = values["labels"]
-        values["labels"] = {
-            label: {"words": word, "also": spellings[label]} if label in spellings else word
-            for label, word in spelled.items()
-        }
-        merged = "; ".join(f"{label!r} (also {', '.join(map(repr, others))})" for label, others in spellings.items())
-        notes.append(f"labels that differ in spelling alone are one: {merged}")
+        values["labels"] = _with_spellings(values["labels"], spellings, notes)
     notes += guess.notes
     task = validated(Task, values, str(first))
     rows_of = {split: rows_of_table(task, table, str(sources[split])) for split, table in tables.items()}
@@ -120,9 +113,13 @@ def starting_task(
     notes += _unread_labels(task, rows_of)
     if len(sources) < 3 and not any(table.splits for table in tables.values()):
         notes.append("splits that are not given are drawn from the rows: set data.seed to draw others")
-    report = data_report(
-        task, _by_split(rows_of, tables), _left_out(beside, task, guess), None if media else num_tokens
-    )
+    used_fields = {*task.columns, *task.target_fields, *guess.target}
+    left_out = [
+        LeftOut(field=column.name, why=column.why_left_out or "not part of such a task")
+        for column in columns_of(beside)
+        if column.name not in used_fields
+    ]
+    report = data_report(task, _by_split(rows_of, tables), left_out, None if media else num_tokens)
     return StartedTask(task_text(values, folder or Path.cwd()), notes, report)
 
 
@@ -215,12 +212,26 @@ def _spellings(labels: Mapping[str, int]) -> tuple[list[str], dict[str, list[str
         # There is nothing else to tell apart.
         return list(labels), {}
     # The commonest spelling stays, without odd white space.
-    chosen = {
+    groups_by_label = {
         clean_label(min(group, key=lambda label: (label != clean_label(label), -labels[label], label))): group
         for group in groups.values()
     }
-    others = {label: [spelling for spelling in group if spelling != label] for label, group in chosen.items()}
-    return list(chosen), {label: spellings for label, spellings in others.items() if spellings}
+    other_spellings = {
+        label: [spelling for spelling in group if spelling != label] for label, group in groups_by_label.items()
+    }
+    return list(groups_by_label), {label: spellings for label, spellings in other_spellings.items() if spellings}
+
+
+def _with_spellings(
+    words: Mapping[str, Any], spellings: Mapping[str, Sequence[str]], notes: list[str]
+) -> dict[str, Any]:
+    """The labels' words with the other spellings of each label, which a note lists."""
+    listing = "; ".join(f"{label!r} (also {', '.join(map(repr, texts))})" for label, texts in spellings.items())
+    notes.append(f"labels that differ in spelling alone are one: {listing}")
+    return {
+        label: {"words": word, "also": spellings[label]} if label in spellings else word
+        for label, word in words.items()
+    }
 
 
 def _keys(
@@ -258,15 +269,15 @@ def _template(guess: Guess, texts: Sequence[str], place: LabelPlace, is_choosing
         # A context stands on its own; the question that is asked of it follows.
         more = [name for name in texts if name not in guess.shown]
         first, last = guess.shown
-        shown = "".join(f"{title(name)}: {{{name}}}\n" for name in more) + f"{{{first}}}\n{title(last)}: {{{last}}}\n"
+        body = "".join(f"{title(name)}: {{{name}}}\n" for name in more) + f"{{{first}}}\n{title(last)}: {{{last}}}\n"
     elif len(texts) == 1:
-        shown = f"{{{texts[0]}}}\n"
+        body = f"{{{texts[0]}}}\n"
     else:
-        shown = "".join((f"{title(name)}: " if title(name) else "") + f"{{{name}}}\n" for name in texts)
+        body = "".join((f"{title(name)}: " if title(name) else "") + f"{{{name}}}\n" for name in texts)
     if place == "vectors" or (place == "mask" and not is_choosing):
-        return shown.rstrip()
+        return body.rstrip()
     # A label word brings its own space; an answer starts on a line of its own.
-    return f"{shown}{guess.end}" + (" {mask}" if place == "mask" else "")
+    return f"{body}{guess.end}" + (" {mask}" if place == "mask" else "")
 
 
 def _with_drops(
@@ -275,13 +286,15 @@ def _with_drops(
     """The task with `data.drop` for rows without text or label, if there are any beside good ones."""
     rows = [row for members in rows_of.values() for row in members]
     tests = {"empty": is_empty, "unlabelled": is_unlabelled}
-    places_of = {what: [_place(row.where) for row in rows if is_so(task, row)] for what, is_so in tests.items()}
-    drop = [what for what, places in places_of.items() if 0 < len(places) < len(rows)]
+    places_of = {
+        drop_name: [_place(row.where) for row in rows if is_so(task, row)] for drop_name, is_so in tests.items()
+    }
+    drop = [drop_name for drop_name, places in places_of.items() if 0 < len(places) < len(rows)]
     if not drop:
         return values, task
-    for what in drop:
-        places = places_of[what]
-        notes.append(f"rows left out by data.drop: {len(places)} {what} ({_first_of(places)})")
+    for drop_name in drop:
+        places = places_of[drop_name]
+        notes.append(f"rows left out by data.drop: {len(places)} {drop_name} ({_first_of(places)})")
     values = {**values, "data": {**values["data"], "drop": drop}}
     return values, validated(Task, values, "data.drop")
 
@@ -316,9 +329,3 @@ def _by_split(rows_of: Mapping[str, list[Row]], tables: Mapping[str, Table]) -> 
         for row, split in zip(rows, tables[name].splits or [name] * len(rows), strict=True):
             by_split.setdefault(split, []).append(row)
     return by_split
-
-
-def _left_out(rows: Records, task: Task, guess: Guess) -> list[LeftOut]:
-    used = {*task.columns, *task.target_fields, *guess.target}
-    columns = [column for column in columns_of(rows) if column.name not in used]
-    return [LeftOut(field=column.name, why=column.why_left_out or "not part of such a task") for column in columns]

@@ -192,8 +192,8 @@ def some_texts(task: TaskFile) -> dict[str, Any]:
     """A text for every field of the template, and lists long enough for the entries that it shows."""
     texts: dict[str, Any] = {}
     for column, entry in map(column_of, task.fields):
-        known = texts.get(column)
-        count = max(entry + 1, len(known) if isinstance(known, list) else 0) if entry is not None else 0
+        earlier = texts.get(column)
+        count = max(entry + 1, len(earlier) if isinstance(earlier, list) else 0) if entry is not None else 0
         words = _SOME.get(task.media.get(column, ""), "some text")
         texts[column] = [words] * count or words
     return texts

@@ -163,19 +163,21 @@ def _opened(path: Path, source: Source) -> Container | None:
     source.raw = raw
     # Packed files are named twice: reviews.csv.gz.
     inner = path.with_suffix("") if path.suffix.lower() == ".gz" else path
-    other = next((why for start, why in _OTHER_FILES.items() if raw[:200].lstrip().lower().startswith(start)), None)
-    if other and inner.suffix.lower() not in (*WORKBOOK.suffixes, *NPZ.suffixes):
-        source.problem(0, *other)
+    other_program = next(
+        (why for start, why in _OTHER_FILES.items() if raw[:200].lstrip().lower().startswith(start)), None
+    )
+    if other_program and inner.suffix.lower() not in (*WORKBOOK.suffixes, *NPZ.suffixes):
+        source.problem(0, *other_program)
         return None
-    named = CONTAINERS.get(source.options.format or "")
-    container = named or container_of(inner, raw[:_HEAD_BYTES])
+    named_container = CONTAINERS.get(source.options.format or "")
+    container = named_container or container_of(inner, raw[:_HEAD_BYTES])
     if container is None:
         is_sheet = inner.suffix.lower() in (".xls", ".xlsb", ".ods")
         fix, setting = f"known: {', '.join(SUFFIXES)}", "or say it with data.format"
         if is_sheet:
             fix, setting = "save the sheet as .xlsx or CSV (UTF-8)", ""
         source.problem(0, f"unknown suffix {inner.suffix!r}", fix, setting)
-    elif not named and inner.suffix.lower() not in container.suffixes:
+    elif not named_container and inner.suffix.lower() not in container.suffixes:
         source.notices.add(f"read as {container.name}", path.name, setting="set data.format if it is not")
     return container
 
@@ -219,12 +221,12 @@ def _named(value: Any, names: Sequence[str]) -> Any:
 
 def _find_splits(items: list[Item], source: Source) -> None:
     """Set each record's split by the field that names it."""
-    given_name = source.options.split_field
-    if given_name is False or not items or any(item.split for item in items):
+    option = source.options.split_field
+    if option is False or not items or any(item.split for item in items):
         return
-    name = given_name or next((name for name in items[0].fields if name.lower() == "split"), "")
+    name = option or next((name for name in items[0].fields if name.lower() == "split"), "")
     splits = [split_named(item.fields.get(name)) for item in items]
-    if given_name:
+    if option:
         for item, split in zip(items, splits, strict=True):
             if split is None:
                 what = f"{item.fields.get(name)!r:.40} in {name!r} is no split"
@@ -341,8 +343,8 @@ def _bytes_of(path: Path, problems: list[Problem]) -> bytes | None:
         size = status.st_size
         raw = path.read_bytes() if size <= _MAX_BYTES else b""
         if raw.startswith(_GZIP):
-            with gzip.open(path) as packed:
-                raw = packed.read(_MAX_BYTES + 1)
+            with gzip.open(path) as file:
+                raw = file.read(_MAX_BYTES + 1)
             size = len(raw)
         if size <= _MAX_BYTES:
             return raw

@@ -36,20 +36,20 @@ class Row:
         return f"{self.file}:{self.line}"
 
 
-def missing_field(name: str, where: str, known: Sequence[str], option: str = "") -> Problem:
+def missing_field(name: str, where: str, fields: Sequence[str], option: str = "") -> Problem:
     """The problem of a missing field.
 
     Args:
         name: of the field.
         where: the row or the file.
-        known: the fields that are there; the nearest one is suggested.
+        fields: the fields that are there; the nearest one is suggested.
         option: of the task file, where it can name another field.
     """
-    near = difflib.get_close_matches(name, known, 1)
-    listed = ", ".join(known[:_MAX_LISTED]) + (", ..." if len(known) > _MAX_LISTED else "")
+    near = difflib.get_close_matches(name, fields, 1)
+    names = ", ".join(fields[:_MAX_LISTED]) + (", ..." if len(fields) > _MAX_LISTED else "")
     guess = f"did you mean {near[0]!r}? " if near else ""
     rename = f"rename {'it' if near else 'one'} to {name!r}" + (f", or name another in {option}" if option else "")
-    return Problem(where, f"no field {name!r}", f"{guess}the fields are {listed}; {rename}" if known else "")
+    return Problem(where, f"no field {name!r}", f"{guess}the fields are {names}; {rename}" if fields else "")
 
 
 def broken_text(name: str, text: str, row: Row) -> list[Problem]:

@@ -102,8 +102,8 @@ def _field_problems(task: Task, name: str, row: Row) -> list[Problem]:
     if entry is not None and not isinstance(value, list):
         return [Problem(row.where, f"field {column!r} is {kind(value)}", f"wanted a list, for {{{name}}}")]
     if entry is not None and len(value) <= entry:
-        wanted = f"wanted {entry + 1} at least, for {{{name}}}"
-        return [Problem(row.where, f"field {column!r} has {len(value)} entries", wanted)]
+        fix = f"wanted {entry + 1} at least, for {{{name}}}"
+        return [Problem(row.where, f"field {column!r} has {len(value)} entries", fix)]
     # Of several fields some may be empty, as null or as a text.
     text = task.spec.field_text(task, name, _value(name, row, may_be_null=len(task.fields) > 1))
     if text is None:

@@ -47,6 +47,6 @@ def _answers(encoder: Encoder, rows: Sequence[Row]) -> list[str]:
         raise DataError("rows cannot be shown as examples", problems=problems)
     answers = [task.spec.shot(task, row) if task.has_shots else None for row in rows]
     if None in answers:
-        what = task.input if task.media else task.kind
-        raise DataError(f"rows of kind {what} cannot be shown as examples", where=rows[0].where)
+        kind_name = task.input if task.media else task.kind
+        raise DataError(f"rows of kind {kind_name} cannot be shown as examples", where=rows[0].where)
     return [answer or "" for answer in answers]

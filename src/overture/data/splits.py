@@ -65,8 +65,8 @@ def load_splits(task: Task) -> Splits:
     """
     problems: list[Problem] = []
     notices = Notices()
-    read = _from_hub if task.data.dataset else _from_files
-    rows_of = _without_unlabelled_splits(task, read(task, problems, notices), notices)
+    read_source = _from_hub if task.data.dataset else _from_files
+    rows_of = _without_unlabelled_splits(task, read_source(task, problems, notices), notices)
     # First, so that of rows that are repeated those of the task's own splits stay.
     rows_of = kept_rows(task, {"more": _more_rows(task, problems, notices), **rows_of}, notices)
     for rows in rows_of.values():
@@ -80,9 +80,9 @@ def load_splits(task: Task) -> Splits:
 
     rows_of = without_repeats(task, rows_of, notices)
     more = rows_of.pop("more")
-    drawn = _drawn(task, rows_of)
-    sampled = _sampled(task, {**drawn, "train": drawn["train"] + more}, notices)
-    train = sampled["train"]
+    all_splits = _drawn(task, rows_of)
+    splits = _sampled(task, {**all_splits, "train": all_splits["train"] + more}, notices)
+    train = splits["train"]
     labels = {task.spec.group(task, row) for row in train}
     if not train:
         _raise_any([Problem("train", "no training rows")])
@@ -91,11 +91,11 @@ def load_splits(task: Task) -> Splits:
         fix = f"add rows of other labels, or correct label_field ({task.label_field}) if labels are in another field"
         _raise_any([Problem(train[0].file, only)], fix)
     if labels != {""}:
-        _tell_labels(task, sampled, notices)
-    for row in (row for rows in sampled.values() for row in rows):
+        _tell_labels(task, splits, notices)
+    for row in (row for rows in splits.values() for row in rows):
         _tell_row(task, row, notices)
-    repeats = _tell_repeats(task, sampled, notices)
-    return Splits(train, sampled["validation"], sampled["test"], notices.records(), repeats)
+    repeats = _tell_repeats(task, splits, notices)
+    return Splits(train, splits["validation"], splits["test"], notices.records(), repeats)
 
 
 def _problems_of(task: Task, rows: list[Row]) -> list[Problem]:
@@ -130,8 +130,8 @@ def _fix(task: Task, problems: list[Problem], rows: list[Row], notices: Notices)
     drops = {"empty": is_empty, "unlabelled": is_unlabelled}
     counts = {name: sum(row.where in bad and drop(task, row) for row in rows) for name, drop in drops.items()}
     counts = {name: count for name, count in counts.items() if count}
-    listed = ", ".join(f"{name} ({count})" for name, count in counts.items())
-    fixes = [f"data.drop: [{', '.join(counts)}] leaves these rows out: {listed}"] if counts else []
+    counts_text = ", ".join(f"{name} ({count})" for name, count in counts.items())
+    fixes = [f"data.drop: [{', '.join(counts)}] leaves these rows out: {counts_text}"] if counts else []
     spellings = [normal_spelling(label) for label in task.words]
     labels = [label_text(row.fields.get(task.label_field)) for row in rows if row.where in bad]
     count = sum(label is not None and normal_spelling(label) in spellings for label in labels)
@@ -143,10 +143,10 @@ def _fix(task: Task, problems: list[Problem], rows: list[Row], notices: Notices)
 def _from_files(task: Task, problems: list[Problem], notices: Notices) -> dict[str, list[Row]]:
     data = task.data
     paths = {"train": data.train or data.path, "validation": data.validation, "test": data.test}
-    given = {name: path for name, path in paths.items() if path is not None}
+    source_paths = {name: path for name, path in paths.items() if path is not None}
     options: FileOptions = data
     rows_of: dict[str, list[Row]] = {}
-    for name, path in given.items():
+    for name, path in source_paths.items():
         table = scan(path, problems, options)
         if "header" in table.settings:
             # The files of a task have one form: what was seen in one holds for those that follow.
@@ -158,7 +158,7 @@ def _from_files(task: Task, problems: list[Problem], notices: Notices) -> dict[s
         for row, split in zip(rows, table.splits or [name] * len(rows), strict=True):
             by_split.setdefault(split, []).append(row)
         for split, members in by_split.items():
-            if split == name or (name == "train" and split not in given):
+            if split == name or (name == "train" and split not in source_paths):
                 rows_of[split] = members
             else:
                 subject = f"{split} rows in the file for {name}"
@@ -175,13 +175,16 @@ def _more_rows(task: Task, problems: list[Problem], notices: Notices) -> list[Ro
     table = scan(path, problems, other_options(path, task.data))
     notices.extend(table.notices)
     rows = rows_of_table(task, table, str(path))
-    unlabelled = [row for row in rows if is_unlabelled(task, row)]
-    labelled = [row for row in rows if not is_unlabelled(task, row)]
-    measuring = [row for row in labelled if row.fields.get("chosen_by") == "random"]
-    for kind, left_out in (("rows without a label", unlabelled), ("rows that chance chose, which measure", measuring)):
+    unlabelled_rows = [row for row in rows if is_unlabelled(task, row)]
+    labelled_rows = [row for row in rows if not is_unlabelled(task, row)]
+    random_rows = [row for row in labelled_rows if row.fields.get("chosen_by") == "random"]
+    for kind, left_out in (
+        ("rows without a label", unlabelled_rows),
+        ("rows that chance chose, which measure", random_rows),
+    ):
         if left_out:
             notices.add(kind, path.name, count=len(left_out), first=left_out[0].where, done="left out")
-    return [row for row in labelled if row.fields.get("chosen_by") != "random"]
+    return [row for row in labelled_rows if row.fields.get("chosen_by") != "random"]
 
 
 def _from_hub(task: Task, problems: list[Problem], notices: Notices) -> dict[str, list[Row]]:
@@ -219,7 +222,7 @@ def _from_hub(task: Task, problems: list[Problem], notices: Notices) -> dict[str
 
 def _without_unlabelled_splits(task: Task, rows_of: dict[str, list[Row]], notices: Notices) -> dict[str, list[Row]]:
     """The splits without validation and test rows that all lack a label, as the Hub's test splits do."""
-    kept = {}
+    labelled_splits = {}
     for name, rows in rows_of.items():
         # A label under nearly the task's name for it is a mistake in that name.
         absent = [field for field in task.target_fields if not any(field in row.fields for row in rows)]
@@ -229,32 +232,32 @@ def _without_unlabelled_splits(task: Task, rows_of: dict[str, list[Row]], notice
             done = f"left out: {name} rows are drawn from the training rows"
             notices.add(f"{name} rows without any label", count=len(rows), first=rows[0].where, done=done)
         else:
-            kept[name] = rows
-    return kept
+            labelled_splits[name] = rows
+    return labelled_splits
 
 
 def _drawn(task: Task, rows_of: dict[str, list[Row]]) -> dict[str, list[Row]]:
     """The splits, with missing ones drawn from the training rows."""
-    rest, splits = rows_of["train"], dict(rows_of)
+    train, splits = rows_of["train"], dict(rows_of)
     shares = {"test": task.data.test_share, "validation": task.data.validation_share}
     for name, share in shares.items():
         if name not in rows_of:
             count = max(1, round(share * len(rows_of["train"]))) if share else 0
-            splits[name], rest = _take(task, rest, count, named_random(task.data.seed, "draw", name), keep=1)
-    return {**splits, "train": rest}
+            splits[name], train = _take(task, train, count, named_random(task.data.seed, "draw", name), keep=1)
+    return {**splits, "train": train}
 
 
 def _sampled(task: Task, splits: dict[str, list[Row]], notices: Notices) -> dict[str, list[Row]]:
-    sampled = dict(splits)
+    samples = dict(splits)
     for name, rows in splits.items():
-        wanted: int | None = getattr(task.data, f"{name}_rows")
-        if wanted is not None and wanted > len(rows):
-            notices.add(f"fewer rows than data.{name}_rows asks for", f"{len(rows)} of {wanted}", done="all are used")
-        if wanted is not None and wanted < len(rows):
-            sampled[name], _ = _take(task, rows, wanted, named_random(task.data.seed, "sample", name), keep=0)
+        count: int | None = getattr(task.data, f"{name}_rows")
+        if count is not None and count > len(rows):
+            notices.add(f"fewer rows than data.{name}_rows asks for", f"{len(rows)} of {count}", done="all are used")
+        if count is not None and count < len(rows):
+            samples[name], _ = _take(task, rows, count, named_random(task.data.seed, "sample", name), keep=0)
         if not rows:
             notices.add("no rows", name)
-    return {name: sampled[name] for name in SPLITS}
+    return {name: samples[name] for name in SPLITS}
 
 
 def _take(task: Task, rows: list[Row], count: int, random: Random, keep: int) -> tuple[list[Row], list[Row]]:
@@ -271,11 +274,11 @@ def _take(task: Task, rows: list[Row], count: int, random: Random, keep: int) ->
     for i, row in enumerate(rows):
         groups.setdefault(task.spec.group(task, row), []).append(i)
     quotas = _quotas({label: len(members) for label, members in groups.items()}, count, keep)
-    taken: set[int] = set()
+    indices: set[int] = set()
     for label, members in sorted(groups.items()):
         random.shuffle(members)
-        taken.update(members[: quotas[label]])
-    return [row for i, row in enumerate(rows) if i in taken], [row for i, row in enumerate(rows) if i not in taken]
+        indices.update(members[: quotas[label]])
+    return [row for i, row in enumerate(rows) if i in indices], [row for i, row in enumerate(rows) if i not in indices]
 
 
 def _quotas(sizes: dict[str, int], count: int, keep: int) -> dict[str, int]:
@@ -306,8 +309,8 @@ def _tell_labels(task: Task, rows_of: Mapping[str, list[Row]], notices: Notices)
 
 def _tell_row(task: Task, row: Row, notices: Notices) -> None:
     """Notice corrections of a row, empty texts, and an answer that cannot be written to its end."""
-    for what in task.spec.corrections(task, row):
-        notices.add(what, count=1, first=row.where)
+    for correction in task.spec.corrections(task, row):
+        notices.add(correction, count=1, first=row.where)
     for name, text in texts_of(task, row).items():
         if not text.strip():
             notices.add("empty text in a field", name, count=1, first=row.where)
@@ -320,16 +323,16 @@ def _tell_row(task: Task, row: Row, notices: Notices) -> None:
 def _tell_repeats(task: Task, rows_of: Mapping[str, list[Row]], notices: Notices) -> dict[str, int]:
     """Notice rows that look to the model like an earlier training row; gives how many each split has."""
     group = task.spec.group
-    seen: dict[Hashable, Row] = {}
+    first_rows: dict[Hashable, Row] = {}
     repeats = {}
     for name, rows in rows_of.items():
         repeats[name] = 0
         for row in rows:
             key = repeat_key(task, row)
-            earlier = seen.get(key)
+            earlier = first_rows.get(key)
             if earlier is None:
                 if name == "train":
-                    seen[key] = row
+                    first_rows[key] = row
                 continue
             repeats[name] += 1
             places = f"{row.where} = {earlier.where}"

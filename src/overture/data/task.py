@@ -72,13 +72,13 @@ class DataConfig(FileOptions, RowSources):
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
-        given = [name for name in ("train", "path", "dataset") if getattr(self, name) is not None]
-        if len(given) != 1:
+        sources = [name for name in ("train", "path", "dataset") if getattr(self, name) is not None]
+        if len(sources) != 1:
             raise ValueError(
-                f"exactly one of train, path and dataset must be given, not {' and '.join(given) or 'none'}"
+                f"exactly one of train, path and dataset must be given, not {' and '.join(sources) or 'none'}"
             )
         if self.train is None and (self.validation is not None or self.test is not None):
-            raise ValueError(f"validation and test go with train, not with {given[0]}")
+            raise ValueError(f"validation and test go with train, not with {sources[0]}")
         if self.subset is not None and self.dataset is None:
             raise ValueError("subset goes with dataset")
         if self.validation_share + self.test_share >= 1:
@@ -223,10 +223,10 @@ class Task(Config):
         if not isinstance(labels, dict):
             return labels
         # YAML reads unquoted 0 or true as a number or truth value; data files do the same with their labels.
-        named = {label_text(label) or label: words for label, words in labels.items()}
-        if len(named) < len(labels):
+        words_of_label = {label_text(label) or label: words for label, words in labels.items()}
+        if len(words_of_label) < len(labels):
             raise ValueError("two labels are the same once written as text")
-        return named
+        return words_of_label
 
     @field_validator("template")
     @classmethod
@@ -259,10 +259,10 @@ class Task(Config):
                 wanted=f"known: {', '.join(spec.metrics)}",
                 fix=did_you_mean(self.metric, spec.metrics),
             )
-        shown = set(self.target_fields) & set(self.columns)
-        if shown:
+        shown_targets = set(self.target_fields) & set(self.columns)
+        if shown_targets:
             raise ConfigError(
-                f"the template shows {shown.pop()!r}, which is what the model must find", where="template"
+                f"the template shows {shown_targets.pop()!r}, which is what the model must find", where="template"
             )
         return self
 
@@ -357,8 +357,8 @@ class Task(Config):
 
     def label_named(self, text: str) -> str | None:
         """The label of a spelling; None where there is none."""
-        exact, alike = self._spelled
-        return exact.get(text) or alike.get(normal_spelling(text))
+        exact, by_normal = self._spelled
+        return exact.get(text) or by_normal.get(normal_spelling(text))
 
     @cached_property
     def _spelled(self) -> tuple[dict[str, str], dict[str, str]]:
@@ -373,18 +373,18 @@ class Task(Config):
                 raise ConfigError(f"spellings names the label {label!r}, which labels has not", where="spellings")
             for spelling in spellings:
                 if exact.setdefault(spelling, label) != label:
-                    both = f"{exact[spelling]!r}, {label!r}"
-                    raise ConfigError(f"the spelling {spelling!r} is of two labels: {both}", where="spellings")
-        alike: dict[str, str] = {}
+                    label_names = f"{exact[spelling]!r}, {label!r}"
+                    raise ConfigError(f"the spelling {spelling!r} is of two labels: {label_names}", where="spellings")
+        by_normal: dict[str, str] = {}
         for spelling, label in exact.items() if self.data.normalise_labels else ():
-            if alike.setdefault(normal_spelling(spelling), label) != label:
-                both = f"the labels {alike[normal_spelling(spelling)]!r} and {label!r}"
+            if by_normal.setdefault(normal_spelling(spelling), label) != label:
+                label_names = f"the labels {by_normal[normal_spelling(spelling)]!r} and {label!r}"
                 raise ConfigError(
-                    f"{both} differ in case or white space alone",
+                    f"{label_names} differ in case or white space alone",
                     where="data.normalise_labels",
                     fix="make them one, or leave data.normalise_labels out",
                 )
-        return exact, alike
+        return exact, by_normal
 
     @property
     def target_fields(self) -> tuple[str, ...]:

@@ -100,14 +100,14 @@ def _is_missing(value: Any) -> bool:
 
 def kept_rows(task: Task, rows_of: Mapping[str, list[Row]], notices: Notices) -> dict[str, list[Row]]:
     """The rows of each split without empty and unlabelled ones, if `data.drop` says so; they are counted."""
-    kept = dict(rows_of)
-    for what, drops in (("empty", is_empty), ("unlabelled", is_unlabelled)):
-        if what in task.data.drop:
-            for split, rows in kept.items():
-                dropped = [row for row in rows if drops(task, row)]
-                kept[split] = [row for row in rows if not drops(task, row)]
-                _tell(f"{what} rows", dropped, notices)
-    return kept
+    split_rows = dict(rows_of)
+    for drop_name, drops in (("empty", is_empty), ("unlabelled", is_unlabelled)):
+        if drop_name in task.data.drop:
+            for split, rows in split_rows.items():
+                dropped_rows = [row for row in rows if drops(task, row)]
+                split_rows[split] = [row for row in rows if not drops(task, row)]
+                _tell(f"{drop_name} rows", dropped_rows, notices)
+    return split_rows
 
 
 def without_repeats(task: Task, rows_of: Mapping[str, list[Row]], notices: Notices) -> dict[str, list[Row]]:
@@ -118,24 +118,24 @@ def without_repeats(task: Task, rows_of: Mapping[str, list[Row]], notices: Notic
     """
     if "repeats" not in task.data.drop:
         return dict(rows_of)
-    kept = dict(rows_of)
-    seen: set[Hashable] = set()
-    for split in reversed(kept):
+    split_rows = dict(rows_of)
+    keys: set[Hashable] = set()
+    for split in reversed(split_rows):
         firsts: list[Row] = []
-        dropped: list[Row] = []
-        for row in kept[split]:
+        repeats: list[Row] = []
+        for row in split_rows[split]:
             key = repeat_key(task, row)
-            (dropped if key in seen else firsts).append(row)
-            seen.add(key)
-        _tell("repeated rows", dropped, notices)
-        kept[split] = firsts
-    return kept
+            (repeats if key in keys else firsts).append(row)
+            keys.add(key)
+        _tell("repeated rows", repeats, notices)
+        split_rows[split] = firsts
+    return split_rows
 
 
-def _tell(kind: str, dropped: Sequence[Row], notices: Notices) -> None:
-    if dropped:
-        file, first = PurePath(dropped[0].file).name, dropped[0].where
-        notices.add(kind, file, count=len(dropped), first=first, done="left out by data.drop")
+def _tell(kind: str, rows: Sequence[Row], notices: Notices) -> None:
+    if rows:
+        file, first = PurePath(rows[0].file).name, rows[0].where
+        notices.add(kind, file, count=len(rows), first=first, done="left out by data.drop")
 
 
 def repeat_key(task: Task, row: Row) -> Hashable:
@@ -150,10 +150,10 @@ def tell_unshown(task: Task, table: Table, notices: Notices) -> None:
         return
     template = task.template if isinstance(task.template, str) else "".join(part.content for part in task.template)
     constant = template.replace("{{", "{").replace("}}", "}")
-    for name, what in _CONTEXT.items():
+    for name, title in _CONTEXT.items():
         is_shown = name in task.columns or (name != "tools" and "messages" in task.columns)
         rows = [] if is_shown else [row for row in table.rows if not is_blank(row.get(name))]
         unshown = [row for row in rows if not (isinstance(row[name], str) and row[name] in constant)]
         if unshown:
             done = f"the template does not show {name!r}"
-            notices.add(f"{what} that the model does not see", count=len(unshown), done=done)
+            notices.add(f"{title} that the model does not see", count=len(unshown), done=done)

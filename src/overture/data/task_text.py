@@ -44,8 +44,8 @@ def task_text(values: Mapping[str, Any], folder: Path) -> str:
         if key == "data":
             lines.append("data:")
             for name, entry in value.items():
-                shown = os.path.relpath(entry, folder) if name in PATHS else entry
-                lines += [*_comment(DataConfig, name, "  "), textwrap.indent(_entry(name, shown), "  ")]
+                shown_value = os.path.relpath(entry, folder) if name in PATHS else entry
+                lines += [*_comment(DataConfig, name, "  "), textwrap.indent(_entry(name, shown_value), "  ")]
         else:
             lines += [*_comment(Task, key), _entry(key, value)]
     return "\n".join(lines) + "\n"

@@ -83,13 +83,13 @@ def parse(text: str) -> tuple[Parsed, ...]:
                 "{prompt:5} for prompt vectors, {mask} for an encoder's mask, and {{ or }} for a brace"
             )
     # Neighbouring constants become one; empty ones are dropped.
-    joined: list[Parsed] = []
+    merged_pieces: list[Parsed] = []
     for piece in [*pieces, text[end:]]:
-        if isinstance(piece, str) and joined and isinstance(joined[-1], str):
-            joined[-1] += piece
+        if isinstance(piece, str) and merged_pieces and isinstance(merged_pieces[-1], str):
+            merged_pieces[-1] += piece
         elif piece != "":
-            joined.append(piece)
-    return tuple(joined)
+            merged_pieces.append(piece)
+    return tuple(merged_pieces)
 
 
 def slots_in(pieces: Sequence[Piece]) -> list[Slot]:
@@ -141,9 +141,9 @@ class PlainTemplate:
         """Each example as its row would be, then its answer and an empty line."""
         shots: list[Piece] = []
         for shot in range(count):
-            kept = [piece for piece in self._pieces if not isinstance(piece, Gap)]
-            numbered = [replace(piece, shot=shot) if isinstance(piece, Slot) else piece for piece in kept]
-            shots += [*_with_cuts([*numbered, Slot(ANSWER, shot)]), "\n\n", None]
+            text_pieces = [piece for piece in self._pieces if not isinstance(piece, Gap)]
+            shot_pieces = [replace(piece, shot=shot) if isinstance(piece, Slot) else piece for piece in text_pieces]
+            shots += [*_with_cuts([*shot_pieces, Slot(ANSWER, shot)]), "\n\n", None]
         return tuple(shots)
 
 
@@ -156,9 +156,9 @@ class ChatTemplate:
     """
 
     def __init__(self, messages: Sequence[tuple[str, str]], tokenizer: TextTokenizer) -> None:
-        parsed = [(role, parse(content)) for role, content in messages]
-        num_system = next((i for i, (role, _) in enumerate(parsed) if role != "system"), len(parsed))
-        self._opening, self._turns = parsed[:num_system], parsed[num_system:]
+        parsed_messages = [(role, parse(content)) for role, content in messages]
+        num_system = next((i for i, (role, _) in enumerate(parsed_messages) if role != "system"), len(parsed_messages))
+        self._opening, self._turns = parsed_messages[:num_system], parsed_messages[num_system:]
         self._tokenizer = tokenizer
         self._mark = "OvtrSlot"
         while any(self._mark in content for _, content in messages):
@@ -230,8 +230,8 @@ class ChatTemplate:
         alone, marks = self._rendered(0)
         after, after_marks = self._rendered(1)
         answer = next(mark for mark, slot in after_marks.items() if isinstance(slot, Slot) and slot.name == ANSWER)
-        rest = after[after.index(answer) + len(answer) :]
-        later = _common_end(self._tokenizer.split_specials(alone), self._tokenizer.split_specials(rest))
+        behind = after[after.index(answer) + len(answer) :]
+        later = _common_end(self._tokenizer.split_specials(alone), self._tokenizer.split_specials(behind))
         if not all(mark in later for mark in marks):
             raise _unfit("it changes a turn when others stand before it")
         return later

@@ -130,7 +130,11 @@ def parts_of(pieces: Sequence[Piece], tokenizer: TextTokenizer, media: Collectio
 
 
 def tokens_of(
-    parts: Sequence[Part], values: Values, tokenizer: TextTokenizer, picked: str = "", signals: Signals | None = None
+    parts: Sequence[Part],
+    values: Values,
+    tokenizer: TextTokenizer,
+    pick_field: str = "",
+    signals: Signals | None = None,
 ) -> RowTokens:
     """Parts as tokens.
 
@@ -138,7 +142,7 @@ def tokens_of(
         parts: of a template.
         values: what the fields show.
         tokenizer: makes the tokens.
-        picked: the field of which it is told where its characters went.
+        pick_field: the field of which it is told where its characters went.
         signals: what stands in the places of images and sounds.
     """
     tokens = RowTokens()
@@ -155,11 +159,11 @@ def tokens_of(
                 tokens.mask = len(tokens.ids)
             tokens.ids += part.ids
         else:
-            _add_run(tokens, part, values, tokenizer, picked)
+            _add_run(tokens, part, values, tokenizer, pick_field)
     return tokens
 
 
-def _add_run(tokens: RowTokens, run: Run, values: Values, tokenizer: TextTokenizer, picked: str) -> None:
+def _add_run(tokens: RowTokens, run: Run, values: Values, tokenizer: TextTokenizer, pick_field: str) -> None:
     """A run behind the tokens that are there."""
     texts = [text_of(piece, values) for piece in run.pieces]
     ends = list(accumulate(map(len, texts)))
@@ -170,14 +174,14 @@ def _add_run(tokens: RowTokens, run: Run, values: Values, tokenizer: TextTokeniz
         first = end - len(text)
         if not isinstance(piece, Slot):
             continue
-        if picked and piece == Slot(picked) and picked not in tokens.places:
+        if pick_field and piece == Slot(pick_field) and pick_field not in tokens.places:
             # From the field's first character; the tokens around it are before 0, or behind its end.
             places = [(shift + i, begin - first, stop - first) for i, (_, begin, stop) in enumerate(offsets)]
-            tokens.places[picked] = places
+            tokens.places[pick_field] = places
         # A token that holds a character of the text is the text's, even if it began in the template.
-        held = [shift + i for i, (_, begin, stop) in enumerate(offsets) if begin < end and stop > first]
-        if held:
-            tokens.texts.append((held[0], held[-1] + 1))
+        text_tokens = [shift + i for i, (_, begin, stop) in enumerate(offsets) if begin < end and stop > first]
+        if text_tokens:
+            tokens.texts.append((text_tokens[0], text_tokens[-1] + 1))
 
 
 def text_of(piece: Piece, values: Values) -> str:
@@ -212,6 +216,6 @@ def marks_of(pick: Pick, tokens: RowTokens) -> Marks:
     if gold is not None and pick.marks.over == "labels":
         gold = gold[: len(indices)]
     if gold is not None and pick.marks.over == "places":
-        lost = 0 if pick.marks.at else max(len(indices) - 1, 0)
-        gold = tuple(place if place < len(indices) else lost for place in gold)
+        fallback = 0 if pick.marks.at else max(len(indices) - 1, 0)
+        gold = tuple(place if place < len(indices) else fallback for place in gold)
     return replace(pick.marks, at=tuple(indices), gold=gold)

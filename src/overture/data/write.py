@@ -50,7 +50,7 @@ def check_output(path: Path, is_forced: bool, reads: Sequence[Path] = ()) -> Non
             ) from None
 
 
-def check_replaced(path: Path, is_forced: bool, reads: Sequence[Path]) -> None:
+def check_replaced(path: Path, is_forced: bool, sources: Sequence[Path]) -> None:
     """Refuse to replace a file that is read from, and any other without `is_forced`; and a folder that takes no file.
 
     Raises:
@@ -58,7 +58,7 @@ def check_replaced(path: Path, is_forced: bool, reads: Sequence[Path]) -> None:
         StoreReadOnly: nothing can be written where it would stand.
     """
     check_writable(path.parent)
-    if path.exists() and any(read.exists() and path.samefile(read) for read in reads):
+    if path.exists() and any(source.exists() and path.samefile(source) for source in sources):
         raise ConfigError("a file cannot be read and replaced at once", where=str(path), fix="name another with -o")
     if path.exists() and (path.is_dir() or not is_forced):
         raise ConfigError("the file exists already", where=str(path), fix="name another with -o, or add --force")

@@ -17,8 +17,8 @@ def _read(source: Source) -> list[Item]:
     import numpy
 
     try:
-        with zipfile.ZipFile(io.BytesIO(source.raw)) as packed:
-            num_bytes = sum(entry.file_size for entry in packed.infolist())
+        with zipfile.ZipFile(io.BytesIO(source.raw)) as archive:
+            num_bytes = sum(entry.file_size for entry in archive.infolist())
         if num_bytes > _MAX_BYTES:
             source.problem(0, f"arrays of {num_bytes >> 20:,} MiB; at most {_MAX_BYTES >> 20:,} are read")
             return []
@@ -30,8 +30,8 @@ def _read(source: Source) -> list[Item]:
         return []
     lengths = {name: len(array) for name, array in arrays.items() if array.ndim}
     if len(set(lengths.values())) != 1:
-        listed = ", ".join(f"{name} {list(array.shape)}" for name, array in arrays.items()) or "none"
-        source.problem(0, f"arrays of unlike length: {listed}", "wanted one entry for each row in every array")
+        shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in arrays.items()) or "none"
+        source.problem(0, f"arrays of unlike length: {shapes}", "wanted one entry for each row in every array")
         return []
     num_rows = next(iter(lengths.values()))
     return [Item({name: _plain(arrays[name][number]) for name in lengths}, number + 1) for number in range(num_rows)]

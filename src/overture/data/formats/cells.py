@@ -25,8 +25,8 @@ def with_lists(items: list[Item], source: Source) -> list[Item]:
         )
         if not texts or not (are_answers or all(text[0] == "[" and text[-1] == "]" for text in texts)):
             continue
-        read = _object_of if are_answers else _list_of
-        lists = [read(cell) if isinstance(cell, str) and cell.strip() else None for cell in cells]
+        parse = _object_of if are_answers else _list_of
+        lists = [parse(cell) if isinstance(cell, str) and cell.strip() else None for cell in cells]
         if sum(value is not None for value in lists) < len(texts):
             continue
         for item, value in zip(items, lists, strict=True):
@@ -52,11 +52,11 @@ def _list_of(cell: str) -> list[Any] | None:
     cell = cell.strip()
     if cell.count("[") > _MAX_BRACKETS:
         return None
-    strings, rest = _STRING.findall(cell), _STRING.sub("s", cell)
+    strings, skeleton = _STRING.findall(cell), _STRING.sub("s", cell)
     try:
-        if strings and not rest[1:-1].strip("s, \n"):
+        if strings and not skeleton[1:-1].strip("s, \n"):
             return [ast.literal_eval(string) for string in strings]
-        if re.search(r"s\s*s", rest):
+        if re.search(r"s\s*s", skeleton):
             return None
         value = json.loads(cell)
     except (ValueError, SyntaxError, RecursionError):

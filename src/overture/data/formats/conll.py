@@ -62,9 +62,9 @@ def _sentences(texts: Sequence[str], source: Source) -> list[_Lines]:
     """The lines of each sentence, without comments."""
     has_tabs = any("\t" in text for text in texts if not text.startswith("#"))
     lines = [[text] if has_tabs and text.startswith("#") and "\t" not in text else _columns(text) for text in texts]
-    marked = [columns for columns in lines if columns and not columns[0].startswith("#")]
-    widths = {len(columns) for columns in marked}
-    tags = {columns[-1] for columns in marked}
+    token_lines = [columns for columns in lines if columns and not columns[0].startswith("#")]
+    widths = {len(columns) for columns in token_lines}
+    tags = {columns[-1] for columns in token_lines}
     sentences: list[_Lines] = [[]]
     comments = []
     for number, columns in enumerate(lines, 1):

@@ -35,10 +35,10 @@ def named(records: _Lines, source: Source) -> list[Item]:
     records = records[len(titles) :]
     names, rows = _names(records, source)
     header = list(records[0][1]) if len(rows) < len(records) else None
-    repeated = [line for line, record in rows if list(record) == header]
-    if repeated:
+    repeats = [line for line, record in rows if list(record) == header]
+    if repeats:
         done = "left out"
-        source.notices.add("repeated header lines", count=len(repeated), first=source.place(repeated[0]), done=done)
+        source.notices.add("repeated header lines", count=len(repeats), first=source.place(repeats[0]), done=done)
     return with_names(names, [(line, record) for line, record in rows if list(record) != header], source)
 
 
@@ -55,9 +55,9 @@ def _titles(records: _Lines) -> list[int]:
 
 def with_names(names: Sequence[str], rows: _Lines, source: Source) -> list[Item]:
     """Rows of cells as records of such names; rows of another width are problems."""
-    doubled = sorted(name for name, count in Counter(names).items() if name and count > 1)
-    if doubled:
-        source.problem(1, f"columns with the same name: {', '.join(doubled)}", "rename one of them in its first line")
+    repeats = sorted(name for name, count in Counter(names).items() if name and count > 1)
+    if repeats:
+        source.problem(1, f"columns with the same name: {', '.join(repeats)}", "rename one of them in its first line")
         return []
     width, count = Counter(len(record) for _, record in rows).most_common(1)[0] if rows else (len(names), 0)
     if width != len(names) and 2 <= count > len(rows) / 2 and not isinstance(source.options.header, list):
@@ -71,10 +71,10 @@ def with_names(names: Sequence[str], rows: _Lines, source: Source) -> list[Item]
         if len(record) != len(names):
             what = f"{len(record)} column{'' if len(record) == 1 else 's'}"
             source.problem(line, what, f"the first line has {len(names)}; quote texts that hold the separator")
-            known = {name: record[i] for i, name in columns.items() if i < len(record)}
+            named_fields = {name: record[i] for i, name in columns.items() if i < len(record)}
             surplus = {f"column_{i + 1}": record[i] for i in range(len(names), len(record))}
             # The first line's columns come first, and win where one of them is called like a surplus one.
-            source.misfits[line] = known | surplus | known
+            source.misfits[line] = named_fields | surplus | named_fields
     return [Item({name: record[i] for i, name in columns.items()}, line) for line, record in fitting]
 
 
@@ -95,21 +95,21 @@ def _names(records: _Lines, source: Source) -> tuple[list[str], _Lines]:
         )
     if header is False:
         return [f"column_{i}" for i in range(1, len(first) + 1)], records
-    trimmed = [name for name, cell in zip(first, records[0][1], strict=True) if name != cell]
-    if trimmed:
-        done = f"read as {', '.join(map(repr, trimmed))}"
+    trimmed_names = [name for name, cell in zip(first, records[0][1], strict=True) if name != cell]
+    if trimmed_names:
+        done = f"read as {', '.join(map(repr, trimmed_names))}"
         source.notices.add("names of columns with white space around them", source.name, done=done)
     return first, records[1:]
 
 
 def _is_data(first: Sequence[str], rows: Sequence[Sequence[Any]]) -> bool:
     """Whether the cells of a first line are values like those below them."""
-    others = [row for row in rows if len(row) == len(first) and [str(cell).strip() for cell in row] != list(first)]
-    if not others or not any(first):
+    other_rows = [row for row in rows if len(row) == len(first) and [str(cell).strip() for cell in row] != list(first)]
+    if not other_rows or not any(first):
         return False
     numbers = []
     for i, name in enumerate(first):
-        column = [str(row[i]).strip() for row in others]
+        column = [str(row[i]).strip() for row in other_rows]
         # A value that comes again in its column, which holds few values, is a label and not the column's name.
         if name and name in column and len(set(column)) <= (len(column) + 1) // 2:
             return True
@@ -124,7 +124,7 @@ def _is_data(first: Sequence[str], rows: Sequence[Sequence[Any]]) -> bool:
 def _columns(names: Sequence[str], rows: _Lines, source: Source) -> dict[int, str]:
     """The columns that are kept, by number; row numbers of pandas, whose column has no name, are left out."""
     columns: dict[int, str] = {}
-    unnamed = []
+    placeholder_names = []
     for i, name in enumerate(names):
         if not _UNNAMED.fullmatch(name):
             columns[i] = name
@@ -132,9 +132,9 @@ def _columns(names: Sequence[str], rows: _Lines, source: Source) -> dict[int, st
             source.notices.add("row numbers in a column without a name", source.name, done="left out")
         else:
             columns[i] = f"column_{i + 1}"
-            unnamed.append(columns[i])
-    if unnamed:
-        source.notices.add("columns without a name", source.name, done=f"called {', '.join(unnamed)}")
+            placeholder_names.append(columns[i])
+    if placeholder_names:
+        source.notices.add("columns without a name", source.name, done=f"called {', '.join(placeholder_names)}")
     return columns
 
 

@@ -48,11 +48,11 @@ def _values(text: str, position: int) -> tuple[list[Any], list[int]]:
     """The items of a list that opens before `position`, and their lines; their numbers where some share a line."""
     values: list[Any] = []
     lines: list[int] = []
-    line, counted = 1, 0
+    line, line_position = 1, 0
     decode = decoder().raw_decode
     position = _after(_SPACE, text, position)
     while text[position : position + 1] != "]":
-        line, counted = line + text.count("\n", counted, position), position
+        line, line_position = line + text.count("\n", line_position, position), position
         value, position = decode(text, position)
         values.append(value)
         lines.append(line)
@@ -65,8 +65,8 @@ def _values(text: str, position: int) -> tuple[list[Any], list[int]]:
         position = comma.end()
         if text[position : position + 1] == "]":
             raise json.JSONDecodeError("Illegal trailing comma before end of array", text, position)
-    if rest := text[position + 1 :].strip():
-        raise json.JSONDecodeError(f"Extra data: {rest!r:.20}", text, position + 1)
+    if tail := text[position + 1 :].strip():
+        raise json.JSONDecodeError(f"Extra data: {tail!r:.20}", text, position + 1)
     return values, lines if len(set(lines)) == len(lines) else list(range(1, len(values) + 1))
 
 

@@ -19,8 +19,8 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     fields = dict(pairs)
     if len(fields) < len(pairs):
         names = [name for name, _ in pairs]
-        doubled = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"the key {doubled!r:.40} stands twice in an object")
+        repeated_key = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the key {repeated_key!r:.40} stands twice in an object")
     return fields
 
 

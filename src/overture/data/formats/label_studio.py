@@ -30,7 +30,11 @@ def _read(items: Sequence[Item], source: Source) -> list[Item]:
         row = _row(item, source) if _is_whole(item.fields) else _with_spans(item.fields)
         if row is not None:
             rows.append(Item(row, item.line, item.split))
-    return _with_all_fields(rows)
+    # The export leaves out the field of a text without spans: such a text has an empty list.
+    names = {name for item in rows for name, value in item.fields.items() if spans_in(value)}
+    for item in rows:
+        item.fields.update({name: [] for name in names if item.fields.get(name) is None})
+    return rows
 
 
 def _with_spans(record: Record) -> Record:
@@ -49,14 +53,14 @@ def _row(item: Item, source: Source) -> Record | None:
     record, place = item.fields, source.place(item.line)
     marks = record.get("annotations", record.get("completions"))
     assert isinstance(marks, list)
-    done = [mark for mark in marks if isinstance(mark, Mapping) and not mark.get("was_cancelled")]
-    if not done:
+    annotations = [mark for mark in marks if isinstance(mark, Mapping) and not mark.get("was_cancelled")]
+    if not annotations:
         source.notices.add("tasks without an annotation", count=1, first=place, done="left out")
         return None
-    if len(done) > 1:
+    if len(annotations) > 1:
         source.notices.add("tasks with several annotations", count=1, first=place, done="the first one counts")
     fields: Record = {"id": record["id"]} if "id" in record and "id" not in record["data"] else {}
-    return _with_results(fields | record["data"], done[0].get("result"), item.line, source)
+    return _with_results(fields | record["data"], annotations[0].get("result"), item.line, source)
 
 
 def _with_results(row: Record, results: Any, line: int, source: Source) -> Record | None:
@@ -88,14 +92,6 @@ def _with_results(row: Record, results: Any, line: int, source: Source) -> Recor
             flat = [part for value in values for part in (value if isinstance(value, list) else [value])]
             row = {**row, tag: flat[0] if len(flat) == 1 else flat}
     return row
-
-
-def _with_all_fields(rows: list[Item]) -> list[Item]:
-    """The rows with an empty list where a text has no span, since the export leaves the field out."""
-    names = {name for item in rows for name, value in item.fields.items() if spans_in(value)}
-    for item in rows:
-        item.fields.update({name: [] for name in names if item.fields.get(name) is None})
-    return rows
 
 
 LABEL_STUDIO = Shape("label-studio", "Label Studio", _is_like, _read)

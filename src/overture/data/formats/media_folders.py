@@ -47,9 +47,12 @@ def _read_labels(source: Source) -> list[Item]:
     if modality is None:
         source.problem(0, "no images or sounds in its subfolders")
         return []
-    _tell_others([name for _, name in files], modality, source)
-    named = [(label, name) for label, name in files if modality_of(name) == modality]
-    return [Item({modality: name, "label": label}, line) for line, (label, name) in enumerate(named, 1)]
+    strays = [name for _, name in files if modality_of(name) != modality]
+    if strays:
+        what = f"files whose names are not those of {modality} files"
+        source.notices.add(what, source.name, count=len(strays), unit="file", first=strays[0], done="left out")
+    labelled_files = [(label, name) for label, name in files if modality_of(name) == modality]
+    return [Item({modality: name, "label": label}, line) for line, (label, name) in enumerate(labelled_files, 1)]
 
 
 def _read_table(source: Source) -> list[Item]:
@@ -70,11 +73,11 @@ def _read_table(source: Source) -> list[Item]:
         Item({modality if key == _NAME else key: value for key, value in item.fields.items()}, item.line, item.split)
         for item in items
     ]
-    named = {str(row.fields.get(modality)) for row in rows}
-    unnamed = [file for file in media_files(folder, modality) if file not in named]
-    if unnamed:
+    file_names = {str(row.fields.get(modality)) for row in rows}
+    other_files = [file for file in media_files(folder, modality) if file not in file_names]
+    if other_files:
         what = f"{modality} files that {name} does not name"
-        source.notices.add(what, count=len(unnamed), unit="file", first=unnamed[0], done="left out")
+        source.notices.add(what, count=len(other_files), unit="file", first=other_files[0], done="left out")
     return rows
 
 
@@ -82,13 +85,6 @@ def _commonest(names: list[str]) -> Modality | None:
     """The modality of most of the files; None where none is an image or a sound."""
     counts = Counter(modality for name in names if (modality := modality_of(name)))
     return counts.most_common(1)[0][0] if counts else None
-
-
-def _tell_others(names: list[str], modality: Modality, source: Source) -> None:
-    others = [name for name in names if modality_of(name) != modality]
-    if others:
-        what = f"files whose names are not those of {modality} files"
-        source.notices.add(what, source.name, count=len(others), unit="file", first=others[0], done="left out")
 
 
 def _subfolders(folder: Path) -> list[Path]:

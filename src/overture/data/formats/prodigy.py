@@ -35,11 +35,11 @@ def _read(items: Sequence[Item], source: Source) -> list[Item]:
 
 def _row(record: Record, has_spans: bool) -> Record:
     row: Record = {name: value for name, value in record.items() if name != "answer" and name not in _MARKS}
-    accepted: Any = record.get("accept")
-    if isinstance(accepted, list) and isinstance(record.get("options"), list):
+    choice_ids: Any = record.get("accept")
+    if isinstance(choice_ids, list) and isinstance(record.get("options"), list):
         texts = {option.get("id"): option.get("text") for option in record["options"] if isinstance(option, dict)}
-        row["label"] = accepted
-        row["label_texts"] = [texts.get(name, name) for name in accepted]
+        row["label"] = choice_ids
+        row["label_texts"] = [texts.get(name, name) for name in choice_ids]
     if has_spans:
         row["spans"] = spans_in(record.get("spans")) or []
     tokens = record.get("tokens")

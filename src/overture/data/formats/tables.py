@@ -20,7 +20,10 @@ _NUMBER = re.compile(r"-?\d+(?:[.,]\d+)?")
 
 
 def _read(source: Source, default: str) -> list[Item]:
-    text, first_line = _without_hint(text_of(source))
+    text, first_line = text_of(source), 1
+    # Excel's own first line names the separator.
+    if hint := re.match(r"sep=[;,|\t]\r?\n", text):
+        text, first_line = text[hint.end() :], 2
     # The csv module refuses long texts by a limit that is global; it is put back.
     limit = csv.field_size_limit(max(len(text), 1))
     try:
@@ -38,12 +41,6 @@ def _read(source: Source, default: str) -> list[Item]:
 def items_of_cells(records: Sequence[tuple[int, list[str]]], source: Source) -> list[Item]:
     """Records of rows of cells with their lines; blank rows and columns are left out, lists in cells are read."""
     return with_lists(named(_filled(records, source), source), source)
-
-
-def _without_hint(text: str) -> tuple[str, int]:
-    """The text without Excel's first line ``sep=;``, and the number of its first line."""
-    hint = re.match(r"sep=[;,|\t]\r?\n", text)
-    return (text[hint.end() :], 2) if hint else (text, 1)
 
 
 def _separator(text: str, default: str) -> str:
@@ -68,13 +65,15 @@ def _has_quotes(text: str, separator: str, source: Source) -> bool:
     if separator != "\t" or '"' not in text:
         return True
     raw = [cell for line in text.split("\n") for cell in line.rstrip("\r").split("\t")]
-    opened = [cell for cell in raw if cell.startswith('"')]
+    quoted_cells = [cell for cell in raw if cell.startswith('"')]
     # Programs quote a cell that holds a tab, a line's end or a quote, or all cells that are no numbers.
-    is_needed = any(not _QUOTED.fullmatch(cell) or '""' in cell[1:-1] for cell in opened)
+    is_needed = any(not _QUOTED.fullmatch(cell) or '""' in cell[1:-1] for cell in quoted_cells)
     are_all = all(_QUOTED.fullmatch(cell) or _NUMBER.fullmatch(cell) for cell in raw if cell)
     try:
         records = list(csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True))
-        is_quoted = len({len(record) for record in records if record}) == 1 and bool(opened) and (is_needed or are_all)
+        is_quoted = (
+            len({len(record) for record in records if record}) == 1 and bool(quoted_cells) and (is_needed or are_all)
+        )
     except csv.Error:
         is_quoted = False
     kind = "quotes enclose cells" if is_quoted else "quotes are part of the text"
@@ -125,24 +124,24 @@ def _parsed(
 
 def _filled(records: Sequence[tuple[int, list[str]]], source: Source) -> list[tuple[int, list[str]]]:
     """The rows that hold anything, without empty columns at the right, as spreadsheets leave both."""
-    filled = [(line, record) for line, record in records if any(cell.strip() for cell in record)]
+    filled_rows = [(line, record) for line, record in records if any(cell.strip() for cell in record)]
     blank = [line for line, record in records if not any(cell.strip() for cell in record)]
     if blank:
         source.notices.add("blank rows", count=len(blank), first=source.place(blank[0]), done="left out")
-    if not filled:
+    if not filled_rows:
         return []
-    width = Counter(len(record) for _, record in filled).most_common(1)[0][0]
-    too_long = [line for line, record in filled if len(record) > width and not "".join(record[width:]).strip()]
+    width = Counter(len(record) for _, record in filled_rows).most_common(1)[0][0]
+    too_long = [line for line, record in filled_rows if len(record) > width and not "".join(record[width:]).strip()]
     if too_long:
         kind, first = "empty cells at the end of rows", source.place(too_long[0])
         source.notices.add(kind, count=len(too_long), first=first, done="left out")
-    rows = [record if "".join(record[width:]).strip() else record[:width] for _, record in filled]
+    rows = [record if "".join(record[width:]).strip() else record[:width] for _, record in filled_rows]
     last = max(max((i for i, cell in enumerate(record) if cell.strip()), default=0) for record in rows) + 1
     if last < width and all(len(record) == width for record in rows):
         done, unit = "left out", "column"
         source.notices.add("empty columns", source.name, count=width - last, unit=unit, done=done)
         rows = [record[:last] for record in rows]
-    return [(line, record) for (line, _), record in zip(filled, rows, strict=True)]
+    return [(line, record) for (line, _), record in zip(filled_rows, rows, strict=True)]
 
 
 def _has_tabs(text: str) -> bool:

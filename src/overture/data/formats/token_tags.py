@@ -43,13 +43,13 @@ def without_blank_words(items: Sequence[Item], source: Source) -> list[Item]:
         places = enumerate(words) if isinstance(words, list) else ()
         blank = {i for i, word in places if word == "" or str(word).isspace()}
         lists = {name: value for name, value in item.fields.items() if isinstance(value, list)} if blank else {}
-        aligned = {name: value for name, value in lists.items() if len(value) == len(lists["tokens"])}
-        if len(aligned) < 2:
+        token_fields = {name: value for name, value in lists.items() if len(value) == len(lists["tokens"])}
+        if len(token_fields) < 2:
             rows.append(item)
             continue
         count, first, done = len(blank), source.place(item.line), "left out with their tags"
         source.notices.add("words of white space", count=count, unit="word", first=first, done=done)
-        shorter = {name: [v for i, v in enumerate(value) if i not in blank] for name, value in aligned.items()}
+        shorter = {name: [v for i, v in enumerate(value) if i not in blank] for name, value in token_fields.items()}
         rows.append(Item({**item.fields, **shorter}, item.line, item.split))
     return rows
 

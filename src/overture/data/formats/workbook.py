@@ -19,8 +19,8 @@ def _read(source: Source) -> list[Item]:
         source.problem(0, "workbooks are read with openpyxl, which is not installed", fix)
         return []
     try:
-        with zipfile.ZipFile(io.BytesIO(source.raw)) as packed:
-            num_bytes = sum(part.file_size for part in packed.infolist())
+        with zipfile.ZipFile(io.BytesIO(source.raw)) as archive:
+            num_bytes = sum(part.file_size for part in archive.infolist())
         if num_bytes > _MAX_BYTES:
             source.problem(0, f"more than {_MAX_BYTES >> 30} GiB when unpacked", "take a part of it")
             return []
@@ -32,13 +32,13 @@ def _read(source: Source) -> list[Item]:
     except Exception as error:  # the package raises errors of zipfile, of XML parsers and its own
         source.problem(0, f"not a workbook: {error!s:.120}", "save it again, or as CSV (UTF-8)")
         return []
-    filled = {title: cells for title, cells in sheets.items() if cells}
-    if not filled:
+    filled_sheets = {title: cells for title, cells in sheets.items() if cells}
+    if not filled_sheets:
         return []
-    title, cells = next(iter(filled.items()))
-    if others := [name for name in filled if name != title]:
+    title, cells = next(iter(filled_sheets.items()))
+    if other_sheets := [name for name in filled_sheets if name != title]:
         done = f"the sheet {title!r} is read; move the one with the rows to the front"
-        source.notices.add("other sheets are not read", ", ".join(others), done=done)
+        source.notices.add("other sheets are not read", ", ".join(other_sheets), done=done)
     return items_of_cells(cells, source)
 
 

@@ -118,12 +118,12 @@ def _starts(task: TaskFile, row: Row) -> dict[str, int]:
     """Where each answer begins in the context; left out where that is not said."""
     options: Options = task.kind_options
     value = row.fields[_target_fields(task)[0]]
-    given = value.get("answer_start") if isinstance(value, dict) else row.fields.get(options.starts_field or "")
-    if isinstance(given, dict):
-        return {str(text): start for text, start in given.items() if isinstance(start, int)}
-    if isinstance(given, int):
-        given = [given]
-    pairs = zip(_answers(task, row), given if isinstance(given, list) else [], strict=False)
+    starts = value.get("answer_start") if isinstance(value, dict) else row.fields.get(options.starts_field or "")
+    if isinstance(starts, dict):
+        return {str(text): start for text, start in starts.items() if isinstance(start, int)}
+    if isinstance(starts, int):
+        starts = [starts]
+    pairs = zip(_answers(task, row), starts if isinstance(starts, list) else [], strict=False)
     return {text: start for text, start in reversed(list(pairs)) if isinstance(start, int)}
 
 
@@ -131,8 +131,8 @@ def _problems(task: TaskFile, row: Row) -> list[Problem]:
     options: Options = task.kind_options
     name = _target_fields(task)[0]
     value = row.fields.get(name)
-    checked = Row({**row.fields, name: value.get("text", [])}, row.line, row.file) if isinstance(value, dict) else row
-    problems = answer_problems(name, checked, may_be_empty=options.no_answer is not None)
+    text_row = Row({**row.fields, name: value.get("text", [])}, row.line, row.file) if isinstance(value, dict) else row
+    problems = answer_problems(name, text_row, may_be_empty=options.no_answer is not None)
     if problems or options.mode == "generative":
         return problems
     context = as_text(row.fields.get(_CONTEXT)) or ""
@@ -175,7 +175,10 @@ def _examples(task: TaskFile, row: Row, texts: Mapping[str, str], tools: Tools, 
     if options.mode == "generative":
         return [Example(texts, answer_ids=None if gold is None else _free_ids(task, tools, gold))]
     context = texts[_CONTEXT]
-    span = _gold_span(task, row, gold[0], context) if gold else None
+    span = None
+    if gold:
+        first = _nearest(context, gold[0], _starts(task, row).get(gold[0], 0))
+        span = first, first + len(gold[0])
     return [
         _window(
             task, tools, gold is not None, _within(span, start, end), {**texts, _CONTEXT: context[start:end]}, start
@@ -187,11 +190,6 @@ def _examples(task: TaskFile, row: Row, texts: Mapping[str, str], tools: Tools, 
 def _within(span: tuple[int, int] | None, start: int, end: int) -> tuple[int, int] | None:
     """Where an answer stands in a stretch of the context; None if it is not all there."""
     return (span[0] - start, span[1] - start) if span and start <= span[0] and span[1] <= end else None
-
-
-def _gold_span(task: TaskFile, row: Row, answer: str, context: str) -> tuple[int, int]:
-    start = _nearest(context, answer, _starts(task, row).get(answer, 0))
-    return start, start + len(answer)
 
 
 def _windows(
@@ -208,8 +206,8 @@ def _windows(
     num_over = over(options.max_answer_tokens if gold is not None else 0)
     if gold and not tools.tokenizer.is_encoder:
         # One that leaves the text no room stands in no window, and needs none.
-        needed = over(max(options.max_answer_tokens, len(_free_ids(task, tools, gold))))
-        num_over = needed if len(tokens) - needed >= _LEAST_WINDOW else num_over
+        num_needed = over(max(options.max_answer_tokens, len(_free_ids(task, tools, gold))))
+        num_over = num_needed if len(tokens) - num_needed >= _LEAST_WINDOW else num_over
     size = len(tokens) - num_over
     if num_over <= 0 or size < _LEAST_WINDOW:
         return [(0, len(context))]
@@ -235,12 +233,12 @@ def _window(
     tools: Tools,
     is_known: bool,
     inside: tuple[int, int] | None,
-    shown: Mapping[str, str],
+    window_texts: Mapping[str, str],
     start: int,
 ) -> Example:
     """One window, from `start` on; it teaches nothing where the answer is not in it and silence is no answer."""
     options: Options = task.kind_options
-    text = shown[_CONTEXT]
+    text = window_texts[_CONTEXT]
     words = units_of(text, options.within_words)
     if tools.tokenizer.is_encoder:
         words = units_by_token(text, words, tools.tokenizer)
@@ -257,7 +255,7 @@ def _window(
         can_say = can_say and places[1] - places[0] < options.max_answer_tokens
         marks = Marks(nowhere, "places", places if teaches else None)
         pick = Pick(_CONTEXT, words, marks)
-        return Example(shown, pick=pick, source=_Source(text, words, start=start), can_say=can_say, cut=cut)
+        return Example(window_texts, pick=pick, source=_Source(text, words, start=start), can_say=can_say, cut=cut)
     grammar = Grammar(lambda: _rules(task, tools, text, words))
     answer = None
     if teaches and inside is None:
@@ -267,12 +265,14 @@ def _window(
         can_say = can_say and len(ids) <= options.max_answer_tokens
         answer = tools.ended(ids)
     source = _Source(text, words, grammar, start)
-    return Example(shown, answer_ids=answer, allowed=grammar, source=source, can_say=can_say, cut=cut)
+    return Example(window_texts, answer_ids=answer, allowed=grammar, source=source, can_say=can_say, cut=cut)
 
 
 def _places(span: tuple[int, int], words: Sequence[tuple[int, int]], done: int) -> tuple[int, int]:
-    touched = [number for number, (start, end) in enumerate(words, done) if start < span[1] and span[0] < end] or [0]
-    return touched[0], touched[-1]
+    touched_words = [
+        number for number, (start, end) in enumerate(words, done) if start < span[1] and span[0] < end
+    ] or [0]
+    return touched_words[0], touched_words[-1]
 
 
 def _free_ids(task: TaskFile, tools: Tools, gold: tuple[str, ...]) -> tuple[int, ...]:

@@ -118,12 +118,12 @@ def _example(task: TaskFile, turns: Sequence[tuple[str, str]], answer: tuple[int
     """The messages before a turn of the assistant, each as a field."""
     before, _, behind = task.template.partition(f"{{{_MESSAGES}}}")
     first = next(number for number, (role, _) in enumerate(turns) if role == "user")
-    shown = [
+    messages = [
         (role, f"{before}{{m{number}}}{behind}" if number == first else f"{{m{number}}}")
         for number, (role, _) in enumerate(turns)
     ]
     texts = {f"m{number}": content for number, (_, content) in enumerate(turns)}
-    return Example(texts, answer_ids=answer, messages=tuple(shown))
+    return Example(texts, answer_ids=answer, messages=tuple(messages))
 
 
 def _merged(task: TaskFile, parts: Sequence[Prediction]) -> Prediction:

@@ -68,9 +68,9 @@ def _input_problems(task: TaskFile, row: Row) -> list[Problem]:
         return [Problem(row.where, f"empty choice in {options.choices_field!r}")]
     if options.choices_field in task.fields and len(choices) > len(ascii_uppercase):
         return [Problem(row.where, f"{len(choices)} choices", f"wanted {len(ascii_uppercase)} at most to show them")]
-    doubled = sorted({choice for choice in choices if choices.count(choice) > 1})
-    if doubled:
-        return [Problem(row.where, f"the choice {doubled[0]!r:.60} stands there twice")]
+    repeated_choices = sorted({choice for choice in choices if choices.count(choice) > 1})
+    if repeated_choices:
+        return [Problem(row.where, f"the choice {repeated_choices[0]!r:.60} stands there twice")]
     return [problem for choice in choices for problem in broken_text(options.choices_field, choice, row)]
 
 
@@ -93,13 +93,13 @@ def _right(task: TaskFile, row: Row) -> int | None:
     if label is None:
         return None
     whole = row.fields[options.choices_field]
-    given = whole.get("label") if isinstance(whole, dict) else None
-    keys = [label_text(key) for key in given] if isinstance(given, list) else []
+    choice_keys = whole.get("label") if isinstance(whole, dict) else None
+    keys = [label_text(key) for key in choice_keys] if isinstance(choice_keys, list) else []
     numbers = list(map(str, range(len(choices))))
     is_number = isinstance(row.fields[task.label_field], int)
     names: list[Sequence[str | None]] = [keys, *((numbers, choices) if is_number else (choices, numbers))]
     names.append(list(ascii_uppercase))
-    right = next((known.index(label) for known in names if label in known), None)
+    right = next((candidates.index(label) for candidates in names if label in candidates), None)
     return right if right is not None and right < len(choices) else None
 
 

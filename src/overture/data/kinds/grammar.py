@@ -38,27 +38,27 @@ def units_of(text: str, within_words: bool = False) -> tuple[Span, ...]:
 def units_by_token(text: str, units: Sequence[Span], tokenizer: TextTokenizer) -> tuple[Span, ...]:
     """The units for an encoder: it reads one score at each token, so those that begin in the same token are one."""
     starts = [start for _, start, _ in tokenizer.offsets(text)]
-    joined: list[Span] = []
+    merged_units: list[Span] = []
     last_token = -1
     for start, end in units:
         token = bisect.bisect_right(starts, start)
         if token == last_token:
-            joined[-1] = (joined[-1][0], end)
+            merged_units[-1] = (merged_units[-1][0], end)
         else:
-            joined.append((start, end))
+            merged_units.append((start, end))
         last_token = token
-    return tuple(joined)
+    return tuple(merged_units)
 
 
 def number_of(text: str, units: Sequence[Span], position: int, start: int, end: int) -> int:
     """Which of the pieces with the same text this is, from 1, of those that begin at a position or behind it."""
-    said = text[start:end]
-    number, begin = 1, text.find(said, position, end - 1)
+    piece = text[start:end]
+    number, begin = 1, text.find(piece, position, end - 1)
     while begin >= 0:
         first = bisect.bisect_left(units, (begin, 0))
-        last = bisect.bisect_left(units, begin + len(said), key=lambda unit: unit[1])
-        number += first < len(units) > last and (units[first][0], units[last][1]) == (begin, begin + len(said))
-        begin = text.find(said, begin + 1, end - 1)
+        last = bisect.bisect_left(units, begin + len(piece), key=lambda unit: unit[1])
+        number += first < len(units) > last and (units[first][0], units[last][1]) == (begin, begin + len(piece))
+        begin = text.find(piece, begin + 1, end - 1)
     return number
 
 
@@ -140,43 +140,43 @@ class Grammar:
     def rules(self) -> Rules:
         """The rules."""
         if self._rules is None:
-            made = self.make()
-            groups = {**made.pieces, END: [fixed(END, made.end_ids)]}
+            rules = self.make()
+            groups = {**rules.pieces, END: [fixed(END, rules.end_ids)]}
             for name, pieces in groups.items():
                 starts = self._starts.setdefault(name, {})
                 for piece in pieces:
                     starts.setdefault(piece.ids[0], []).append(piece)
-            self._rules = made
+            self._rules = rules
         return self._rules
 
     def __call__(self, written: Sequence[int]) -> list[int]:
         """Tokens that may follow; none behind what is no beginning of an answer, or a whole one."""
-        allowed: set[int] = set()
+        next_ids: set[int] = set()
         if not written:
             for group in self.rules.first:
-                allowed.update(self._starts[group])
-            return sorted(allowed)
+                next_ids.update(self._starts[group])
+            return sorted(next_ids)
         for state in self._states(tuple(written)):
             if state.done < len(state.piece.ids):
-                allowed.add(state.piece.ids[state.done])
+                next_ids.add(state.piece.ids[state.done])
             if number := self._number_behind(state):
-                allowed.add(number.ids[0])
+                next_ids.add(number.ids[0])
                 continue
             for group, position in self._after(state):
                 starts = self._starts[group].items()
-                allowed.update(token for token, pieces in starts if any(_may_start(p, position) for p in pieces))
-        return sorted(allowed)
+                next_ids.update(token for token, pieces in starts if any(_may_start(p, position) for p in pieces))
+        return sorted(next_ids)
 
-    def parsed(self, written: Sequence[int]) -> list[tuple[str, Piece, int]]:
+    def parsed(self, answer_ids: Sequence[int]) -> list[tuple[str, Piece, int]]:
         """The pieces that tokens stand for: (group, piece, how many of its tokens); not an unfinished last one."""
-        if not written:
+        if not answer_ids:
             return []
-        states = self._states(tuple(written))
+        states = self._states(tuple(answer_ids))
         whole = [state for state in states if state.end is not None]
         # A piece that its number should follow is unfinished, but nothing else may be meant.
-        ended = next((state for state in whole if not self._number_behind(state)), next(iter(whole), None))
-        if ended:
-            return [*ended.before, (ended.group, ended.piece, ended.done)]
+        last_state = next((state for state in whole if not self._number_behind(state)), next(iter(whole), None))
+        if last_state:
+            return [*last_state.before, (last_state.group, last_state.piece, last_state.done)]
         return list(states[0].before) if states else []
 
     def _number_behind(self, state: _State) -> Piece | None:
@@ -196,17 +196,23 @@ class Grammar:
         position = max(state.position, state.end)
         return [(group, position) for group in self.rules.then.get(state.group, ())]
 
-    def _states(self, written: tuple[int, ...]) -> list[_State]:
+    def _states(self, answer_ids: tuple[int, ...]) -> list[_State]:
         """All readings of the tokens; of those that stand at one place of one piece the first."""
-        if written not in self._known:
+        if answer_ids not in self._known:
             rules = self.rules
-            if len(written) == 1:
-                begun = [self._begun(group, written[0], 0, ()) for group in rules.first]
-                states = [state for states in begun for state in states]
+            if len(answer_ids) == 1:
+                state_lists = [self._begun(group, answer_ids[0], 0, ()) for group in rules.first]
+                states = [state for states in state_lists for state in states]
             else:
-                states = [new for state in self._states(written[:-1]) for new in self._stepped(state, written[-1])]
-            self._known[written] = list({(state.piece, state.done): state for state in reversed(states)}.values())[::-1]
-        return self._known[written]
+                states = [
+                    next_state
+                    for state in self._states(answer_ids[:-1])
+                    for next_state in self._stepped(state, answer_ids[-1])
+                ]
+            self._known[answer_ids] = list({(state.piece, state.done): state for state in reversed(states)}.values())[
+                ::-1
+            ]
+        return self._known[answer_ids]
 
     def _begun(self, group: str, token: int, position: int, before: tuple[tuple[str, Piece, int], ...]) -> list[_State]:
         pieces = self._starts[group].get(token, ())
@@ -286,15 +292,15 @@ class Copied:
         shift = start - len(self.lead)
         head = self.tokenizer.offsets(self.lead + self.text[start:end])
         path = [(token, max(first + shift, start), stop + shift) for token, first, stop in head]
-        rest = bisect.bisect_left(self._tokens, end, key=lambda token: token[1])
-        stop = None if most is None else rest + max(most - len(path), 0)
-        return path + self._tokens[rest:stop]
+        behind = bisect.bisect_left(self._tokens, end, key=lambda token: token[1])
+        stop = None if most is None else behind + max(most - len(path), 0)
+        return path + self._tokens[behind:stop]
 
     def _cut(self, path: Sequence[tuple[int, int, int]], start: int, end: int) -> list[int]:
         """The tokens of a path whose last ones go beyond an end, those replaced by tokens of what is before it."""
-        kept = [*takewhile(lambda token: token[2] <= path[-1][1], path)]
-        begin = path[len(kept)][1]
-        fragment = self.text[begin:end] if kept else self.lead + self.text[start:end]
+        head = [*takewhile(lambda token: token[2] <= path[-1][1], path)]
+        begin = path[len(head)][1]
+        fragment = self.text[begin:end] if head else self.lead + self.text[start:end]
         if fragment not in self._fragments:
             self._fragments[fragment] = self.tokenizer.encode_plain(fragment)
-        return [*(token for token, _, _ in kept), *self._fragments[fragment]]
+        return [*(token for token, _, _ in head), *self._fragments[fragment]]

@@ -105,16 +105,16 @@ def first_word(task: TaskFile, row: Row) -> str | None:
 
 def shares_shown(prediction: Prediction) -> dict[str, Any]:
     """The probability of the label that was chosen, and the probabilities of all, where there are any."""
-    shown: dict[str, Any] = {}
+    fields: dict[str, Any] = {}
     if prediction.confidence is not None:
-        shown["confidence"] = round(prediction.confidence, _DIGITS)
+        fields["confidence"] = round(prediction.confidence, _DIGITS)
     if (probabilities := prediction.probabilities) is not None:
-        shown["probabilities"] = {label: round(share, _DIGITS) for label, share in probabilities.items()}
+        fields["probabilities"] = {label: round(share, _DIGITS) for label, share in probabilities.items()}
     if prediction.label_set is not None:
-        shown["set"] = list(prediction.label_set)
+        fields["set"] = list(prediction.label_set)
     if prediction.is_withheld is not None:
-        shown["abstained"] = prediction.is_withheld
-    return shown
+        fields["abstained"] = prediction.is_withheld
+    return fields
 
 
 def label_shown(task: TaskFile, prediction: Prediction) -> dict[str, Any]:

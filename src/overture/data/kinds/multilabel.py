@@ -91,8 +91,8 @@ def _problems(task: TaskFile, row: Row) -> list[Problem]:
 
 
 def _labels(task: TaskFile, row: Row) -> tuple[str, ...]:
-    named = {label_of_value(task, value) for value in _values(task, row) or ()}
-    return tuple(label for label in task.words if label in named)
+    row_labels = {label_of_value(task, value) for value in _values(task, row) or ()}
+    return tuple(label for label in task.words if label in row_labels)
 
 
 def _gold(task: TaskFile, row: Row) -> Hashable:
@@ -179,8 +179,8 @@ def _shown(task: TaskFile, prediction: Prediction) -> dict[str, Any]:
 
 
 def _shot(task: TaskFile, row: Row) -> str | None:
-    said = ", ".join(task.words[label][0].strip() for label in _labels(task, row))
-    return lead(task) + (said or task.kind_options.none)
+    words = ", ".join(task.words[label][0].strip() for label in _labels(task, row))
+    return lead(task) + (words or task.kind_options.none)
 
 
 KIND = TaskKind(

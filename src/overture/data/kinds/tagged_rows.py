@@ -87,10 +87,10 @@ def problems(task: TaskFile, row: Row) -> list[Problem]:
     name = target_fields(task)[0]
     if name not in row.fields:
         return [missing_field(name, row.where, list(row.fields))]
-    marked = row.fields[name]
-    if not isinstance(marked, list):
-        return [Problem(row.where, f"field {name!r} is {kind(marked)}", "wanted a list")]
-    return _span_problems(task, row, marked) if options.text_field else _tag_problems(task, row, marked)
+    marks = row.fields[name]
+    if not isinstance(marks, list):
+        return [Problem(row.where, f"field {name!r} is {kind(marks)}", "wanted a list")]
+    return _span_problems(task, row, marks) if options.text_field else _tag_problems(task, row, marks)
 
 
 def _tag_problems(task: TaskFile, row: Row, values: list[Any]) -> list[Problem]:
@@ -144,13 +144,13 @@ def _span_problems(task: TaskFile, row: Row, values: list[Any]) -> list[Problem]
             return [Problem(row.where, f"unknown type {span[0]!r}", f"known: {', '.join(task.words)}")]
     places = span_places(text, values)
     if places is None:
-        said, (_, start, end) = next(
+        span_text, (_, start, end) = next(
             (value["text"], span)
             for value in values
             if isinstance(value, dict) and (span := _span(value)) and _differs(text, value, span[1:])
         )
         there = text[max(start, 0) : max(end, 0)]
-        what = f"at {start} to {end} the text has {there!r:.60}, but the span says {said!r:.60}"
+        what = f"at {start} to {end} the text has {there!r:.60}, but the span says {span_text!r:.60}"
         return [Problem(row.where, what, "correct the span's places or its text")]
     for start, end in places:
         if not 0 <= start < end <= len(text):
@@ -182,19 +182,19 @@ def span_places(text: str, values: Sequence[Any]) -> list[tuple[int, int]] | Non
         if encoding:
             units = accumulate(len(letter.encode(encoding, "surrogatepass")) // width for letter in text)
             character_at = {0: 0} | {count: number for number, count in enumerate(units, 1)}
-            counted = [(character_at.get(start, -1), character_at.get(end, -1)) for start, end in places]
+            char_places = [(character_at.get(start, -1), character_at.get(end, -1)) for start, end in places]
         else:
-            counted = places
-        if not any(_differs(text, value, place) for value, place in zip(values, counted, strict=True)):
-            return counted
+            char_places = places
+        if not any(_differs(text, value, place) for value, place in zip(values, char_places, strict=True)):
+            return char_places
     return None
 
 
 def _differs(text: str, value: Any, place: tuple[int, int]) -> bool:
     """Whether a span carries a text of its own that is not the one at a place, white space at its ends aside."""
-    said = value.get("text") if isinstance(value, dict) else None
+    span_text = value.get("text") if isinstance(value, dict) else None
     start, end = place
-    return isinstance(said, str) and (start < 0 or text[start:end].strip() != said.strip())
+    return isinstance(span_text, str) and (start < 0 or text[start:end].strip() != span_text.strip())
 
 
 def corrections(task: TaskFile, row: Row) -> tuple[str, ...]:
@@ -204,8 +204,10 @@ def corrections(task: TaskFile, row: Row) -> tuple[str, ...]:
     if not options.text_field:
         return ()
     places = span_places(as_text(row.fields[options.text_field]) or "", values)
-    given = [span[1:] for value in values if (span := _span(value))]
-    return ("places of spans are not counted in characters; they were set by the spans' own texts",) * (places != given)
+    stated_places = [span[1:] for value in values if (span := _span(value))]
+    return ("places of spans are not counted in characters; they were set by the spans' own texts",) * (
+        places != stated_places
+    )
 
 
 def _bare(span: tuple[str, int, int], text: str) -> tuple[str, int, int]:

@@ -75,8 +75,8 @@ def _in_characters(spans: Spans, source: _Source) -> Spans:
 
 def _in_words(start: int, end: int, words: Sequence[tuple[int, int]]) -> tuple[int, int] | None:
     """The words that characters touch: first, and behind the last."""
-    touched = [number for number, (first, last) in enumerate(words) if first < end and start < last]
-    return (touched[0], touched[-1] + 1) if touched else None
+    word_numbers = [number for number, (first, last) in enumerate(words) if first < end and start < last]
+    return (word_numbers[0], word_numbers[-1] + 1) if word_numbers else None
 
 
 def _tag_names(task: TaskFile) -> tuple[str, ...]:
@@ -110,25 +110,29 @@ def _example(task: TaskFile, row: Row, gold: Spans | None, tools: Tools, texts: 
         words = units_by_token(text, words, tools.tokenizer)
     source = _Source(text, words, None, not task.kind_options.text_field)
     # In the text's order; of spans that overlap the first.
-    shown = sorted(_in_characters(gold or [], source), key=lambda span: span[1:])
-    kept = [span for number, span in enumerate(shown) if not any(before[2] > span[1] for before in shown[:number])]
+    sorted_spans = sorted(_in_characters(gold or [], source), key=lambda span: span[1:])
+    spans = [
+        span
+        for number, span in enumerate(sorted_spans)
+        if not any(before[2] > span[1] for before in sorted_spans[:number])
+    ]
     begins, ends = {start for start, _ in words}, {end for _, end in words}
-    can_say = kept == shown and all(start in begins and end in ends for _, start, end in kept)
+    can_say = spans == sorted_spans and all(start in begins and end in ends for _, start, end in spans)
     cut = partial(_example, task, row, gold, tools)
     if tools.tokenizer.is_encoder:
-        in_words = [(name, *place) for name, start, end in kept if (place := _in_words(start, end, words))]
+        in_words = [(name, *place) for name, start, end in spans if (place := _in_words(start, end, words))]
         tags = None if gold is None else tags_of(in_words, len(words))
         names = _tag_names(task)
         marks = Marks((), "labels", None if tags is None else tuple(names.index(tag) for tag in tags))
         return Example(texts, pick=Pick(name, words, marks), source=source, can_say=can_say, cut=cut)
     grammar = Grammar(lambda: _rules(task, tools, source))
     source = replace(source, grammar=grammar)
-    written, is_numbered = _answer_ids(task, tools, source, kept)
+    answer_ids, is_numbered = _answer_ids(task, tools, source, spans)
     if can_say and is_numbered:
-        can_say = _written_spans(source, written) == kept
+        can_say = _spans_and_tokens(source, answer_ids)[0] == spans
     return Example(
         texts,
-        answer_ids=None if gold is None else tools.ended(written),
+        answer_ids=None if gold is None else tools.ended(answer_ids),
         allowed=grammar,
         source=source,
         can_say=can_say,
@@ -147,14 +151,14 @@ def _answer_ids(task: TaskFile, tools: Tools, source: _Source, spans: Spans) -> 
     encode = tools.tokenizer.encode_plain
     if not spans:
         return encode(lead(task) + options.none), False
-    copied = Copied(source.text, tools.tokenizer, " ", source.words)
+    copier = Copied(source.text, tools.tokenizer, " ", source.words)
     ids: list[int] = []
     is_numbered, position = False, 0
     for count, (name, start, end) in enumerate(spans):
         ids += encode(";") if count else []
         ids += _type_ids(task, tools, " " if count else lead(task))[name]
         number = _number(source.text, source.words, position, start, end)
-        ids += [*copied.ids(start, end), *(encode(number) if number else [])]
+        ids += [*copier.ids(start, end), *(encode(number) if number else [])]
         is_numbered, position = is_numbered or number != "", end
     return ids, is_numbered
 
@@ -170,12 +174,12 @@ def _rules(task: TaskFile, tools: Tools, source: _Source) -> Rules:
     encode = tools.tokenizer.encode_plain
     ends = (tools.tokenizer.eos_id,) if tools.tokenizer.eos_id is not None else tuple(encode("\n"))
     first = lead(task)
-    copied = Copied(source.text, tools.tokenizer, " ", source.words)
+    copier = Copied(source.text, tools.tokenizer, " ", source.words)
     pieces: dict[str, list[Piece]] = {
         "none": [fixed("none", encode(first + options.none))],
         "first": [fixed(name, ids) for name, ids in _type_ids(task, tools, first).items()],
         "type": [fixed(name, ids) for name, ids in _type_ids(task, tools, " ").items()],
-        "span": copied.pieces("span", task.max_new_tokens),
+        "span": copier.pieces("span", task.max_new_tokens),
         "more": [fixed("more", encode(";"))],
     }
     then = {"none": (END,), "first": ("span",), "type": ("span",), "span": ("more", END), "more": ("type",)}
@@ -204,9 +208,11 @@ def _read(task: TaskFile, row: Encoded, reply: Any, blank_replies: Sequence[Any]
     logits, names = reply.tolist(), _tag_names(task)
     tags = best_tags(logits, names) if len(reply) else []
     shares = [row[names.index(tag)] - _log_sum(row) for row, tag in zip(logits, tags, strict=True)]
-    found, words = spans_of(tags), source.words
-    scores = [_mean_share(shares[first:end]) for _, first, end in found]
-    return _prediction(source, [(name, words[first][0], words[end - 1][1]) for name, first, end in found], 0.0, scores)
+    word_spans, words = spans_of(tags), source.words
+    scores = [_mean_share(shares[first:end]) for _, first, end in word_spans]
+    return _prediction(
+        source, [(name, words[first][0], words[end - 1][1]) for name, first, end in word_spans], 0.0, scores
+    )
 
 
 def _log_sum(logits: Sequence[float]) -> float:
@@ -217,11 +223,6 @@ def _log_sum(logits: Sequence[float]) -> float:
 def _mean_share(log_shares: Sequence[float]) -> float:
     """Probability of a span's tokens or tags, the geometric mean over them, so that long ones are not at a loss."""
     return math.exp(sum(log_shares) / len(log_shares))
-
-
-def _written_spans(source: _Source, ids: Sequence[int]) -> Spans:
-    """The spans that an answer names, in characters."""
-    return _spans_and_tokens(source, ids)[0]
 
 
 def _spans_and_tokens(source: _Source, ids: Sequence[int]) -> tuple[Spans, list[tuple[int, int]]]:
@@ -240,19 +241,19 @@ def _spans_and_tokens(source: _Source, ids: Sequence[int]) -> tuple[Spans, list[
 def _prediction(source: _Source, spans: Spans, score: float, span_scores: Sequence[float]) -> Prediction:
     text = "; ".join(f"{name}: {source.text[start:end]}" for name, start, end in spans) or "none"
     if source.counts_words:
-        counted = [(name, _in_words(start, end, source.words)) for name, start, end in spans]
-        span_scores = [share for share, (_, place) in zip(span_scores, counted, strict=False) if place]
-        spans = [(name, *place) for name, place in counted if place]
+        places = [(name, _in_words(start, end, source.words)) for name, start, end in spans]
+        span_scores = [share for share, (_, place) in zip(span_scores, places, strict=False) if place]
+        spans = [(name, *place) for name, place in places if place]
     return Prediction(text, answer=tuple(spans), score=score, span_scores=tuple(span_scores))
 
 
 def _shown(task: TaskFile, prediction: Prediction) -> dict[str, Any]:
     del task
     spans = prediction.answer if isinstance(prediction.answer, tuple) else ()
-    shown = [{"label": name, "start": start, "end": end} for name, start, end in spans]
-    for span, score in zip(shown, prediction.span_scores, strict=False):
+    span_fields = [{"label": name, "start": start, "end": end} for name, start, end in spans]
+    for span, score in zip(span_fields, prediction.span_scores, strict=False):
         span["score"] = round(score, 4)
-    return {"answer": prediction.text, "spans": shown}
+    return {"answer": prediction.text, "spans": span_fields}
 
 
 def _part(task: TaskFile, row: Row, span: tuple[str, int, int]) -> str:
@@ -261,12 +262,12 @@ def _part(task: TaskFile, row: Row, span: tuple[str, int, int]) -> str:
     name, start, end = span
     if options.text_field:
         text = as_text(row.fields[options.text_field]) or ""
-        said, unit, times = text[start:end], "character", text.count(text[start:end])
+        span_text, unit, times = text[start:end], "character", text.count(text[start:end])
     else:
         words = row.fields[options.tokens_field]
-        said, unit = " ".join(words[start:end]), "word"
+        span_text, unit = " ".join(words[start:end]), "word"
         times = sum(words[begin : begin + end - start] == words[start:end] for begin in range(len(words)))
-    return f"{name}: {said}" + (f" ({unit} {start + 1})" if times > 1 else "")
+    return f"{name}: {span_text}" + (f" ({unit} {start + 1})" if times > 1 else "")
 
 
 def _shot(task: TaskFile, row: Row) -> str | None:
@@ -274,12 +275,12 @@ def _shot(task: TaskFile, row: Row) -> str | None:
     text = field_text(task, shown_field(task), row.fields[shown_field(task)]) or ""
     source = _Source(text, words_of(task, row, text), None, not options.text_field)
     words = {name: texts[0].strip() for name, texts in task.words.items()}
-    said, position = [], 0
+    parts, position = [], 0
     for name, start, end in _in_characters(gold_spans(task, row), source):
         number = _number(text, source.words, position, start, end)
-        said.append(f"{words[name]}: {text[start:end]}{number}")
+        parts.append(f"{words[name]}: {text[start:end]}{number}")
         position = end
-    return lead(task) + ("; ".join(said) or options.none)
+    return lead(task) + ("; ".join(parts) or options.none)
 
 
 def _sample(task: TaskFile) -> dict[str, Any]:

@@ -53,14 +53,14 @@ def best_tags(scores: Sequence[Sequence[float]], names: Sequence[str]) -> list[s
     Source: Viterbi 1967.
     """
     # The tags that may stand before each.
-    before = [[b for b, other in enumerate(names) if may_follow(name, other)] for name in names]
+    before = [[b for b, previous in enumerate(names) if may_follow(name, previous)] for name in names]
     best = [value if may_follow(names[tag], "O") else float("-inf") for tag, value in enumerate(scores[0])]
-    came: list[list[int]] = []
+    steps_back: list[list[int]] = []
     for row in scores[1:]:
-        last = [max(others, key=lambda tag: best[tag]) for others in before]
+        last = [max(candidates, key=lambda tag: best[tag]) for candidates in before]
         best = [best[last[tag]] + value for tag, value in enumerate(row)]
-        came.append(last)
+        steps_back.append(last)
     path = [max(range(len(names)), key=lambda tag: best[tag])]
-    for last in reversed(came):
+    for last in reversed(steps_back):
         path.append(last[path[-1]])
     return [names[tag] for tag in reversed(path)]

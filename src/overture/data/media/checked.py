@@ -62,8 +62,8 @@ class CheckedFiles:
             return
         for line in lines:
             try:
-                modality, path, size, written, changed, inode, digest, rate = json.loads(line)
+                modality, path, size, modified_ns, changed_ns, inode, digest, rate = json.loads(line)
             except ValueError:
                 # The last line of a run that was killed.
                 continue
-            self._known[modality, path, size, written, changed, inode] = (digest, rate)
+            self._known[modality, path, size, modified_ns, changed_ns, inode] = (digest, rate)

@@ -39,8 +39,8 @@ def pixels_of(raw: bytes) -> "numpy.ndarray":
                 # Phones put a second, smaller picture behind a JPEG's own, which is then called MPO.
                 num_frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
                 _check(image.size, image.mode, num_frames)
-                turned = ImageOps.exif_transpose(image)
-                return numpy.array(turned.convert("RGB"))
+                upright = ImageOps.exif_transpose(image)
+                return numpy.array(upright.convert("RGB"))
         except (_Unfit, MemoryError):
             raise
         except UnidentifiedImageError:

@@ -36,8 +36,8 @@ _checked = CheckedFiles()
 
 def modality_of(name: str) -> Modality | None:
     """Whether a file's name is that of an image or a sound; None for others."""
-    lowered = name.lower()
-    return next((modality for modality in MODALITIES if lowered.endswith(SUFFIXES[modality])), None)
+    lower_name = name.lower()
+    return next((modality for modality in MODALITIES if lower_name.endswith(SUFFIXES[modality])), None)
 
 
 def media_of(value: Any, modality: Modality, root: Path | None, where: str) -> Media | Problem:
@@ -126,8 +126,8 @@ def _of_pixels(pixels: "numpy.ndarray", where: str) -> Media | Problem:
         or pixels.ndim not in (2, 3)
         or (pixels.ndim == 3 and pixels.shape[2] not in (1, 3, 4))
     ):
-        got = f"values of type {pixels.dtype} and shape {list(pixels.shape)}"
-        return Problem(where, f"no image, but {got}", "wanted uint8 [height, width, 3]")
+        type_text = f"values of type {pixels.dtype} and shape {list(pixels.shape)}"
+        return Problem(where, f"no image, but {type_text}", "wanted uint8 [height, width, 3]")
     if not 0 < pixels.shape[0] * pixels.shape[1] <= images.MAX_PIXELS:
         return Problem(where, f"an image of {pixels.shape[1]} x {pixels.shape[0]} pixels")
     colours = pixels[..., None] if pixels.ndim == 2 else pixels
@@ -166,14 +166,16 @@ def _of_file(name: str, modality: Modality, root: Path | None, where: str) -> Me
             if stat.st_size > _MAX_BYTES:
                 raise ValueError(f"{stat.st_size >> 20:,} MiB; at most {_MAX_BYTES >> 20} are read")
             with _writing:
-                checked = _checked.get(state)
-            if checked is not None:
-                media: Media | Problem = _opened(modality, checked[0], shown_name, path.read_bytes, checked[1])
+                digest_and_rate = _checked.get(state)
+            if digest_and_rate is not None:
+                media: Media | Problem = _opened(
+                    modality, digest_and_rate[0], shown_name, path.read_bytes, digest_and_rate[1]
+                )
             else:
                 media = _of_bytes(path.read_bytes(), modality, shown_name, path.read_bytes)
             with _writing:
                 _known[state] = media
-                if checked is None and isinstance(media, Media):
+                if digest_and_rate is None and isinstance(media, Media):
                     _checked.add(state, media.digest, media.rate)
         return _known[state]
     except _Outside:
@@ -208,7 +210,7 @@ def _within(root: Path, name: str) -> Path:
     return path
 
 
-def _of_bytes(raw: bytes, modality: Modality, where: str, read: Callable[[], bytes]) -> Media | Problem:
+def _of_bytes(raw: bytes, modality: Modality, where: str, read_bytes: Callable[[], bytes]) -> Media | Problem:
     digest = hashlib.sha256(raw).hexdigest()
     if not raw:
         return Problem(where, "an empty file")
@@ -216,19 +218,19 @@ def _of_bytes(raw: bytes, modality: Modality, where: str, read: Callable[[], byt
     try:
         if modality == "image":
             images.pixels_of(raw)
-            return _opened("image", digest, where, read, None)
-        return _opened("audio", digest, where, read, sounds.samples_of(raw)[1])
+            return _opened("image", digest, where, read_bytes, None)
+        return _opened("audio", digest, where, read_bytes, sounds.samples_of(raw)[1])
     except ValueError as error:
         if isinstance(error, OvertureError):
             raise
         return Problem(where, str(error))
 
 
-def _opened(modality: Modality, digest: str, where: str, read: Callable[[], bytes], rate: int | None) -> Media:
+def _opened(modality: Modality, digest: str, where: str, read_bytes: Callable[[], bytes], rate: int | None) -> Media:
     """The image or sound in some bytes, decoded on first use."""
 
     def again() -> bytes:
-        now = read()
+        now = read_bytes()
         if hashlib.sha256(now).hexdigest() != digest:
             raise DataError("the file has changed since it was read first", where=where, fix="begin again")
         return now
