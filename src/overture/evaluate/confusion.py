@@ -36,7 +36,7 @@ def confusion(
     counts = Counter(pairs)
     num_gold = Counter(right for right, _ in pairs)
     # Ties by name, so that two reports of the same predictions are equal.
-    wrong = sorted((pair for pair in counts if pair[0] != pair[1]), key=lambda pair: (-counts[pair], pair))
+    errors = sorted((pair for pair in counts if pair[0] != pair[1]), key=lambda pair: (-counts[pair], pair))
 
     def confused_pair(pair: tuple[str, str]) -> ConfusedPair:
         where = [place for place, labels in zip(places, pairs, strict=True) if labels == pair]
@@ -48,7 +48,7 @@ def confusion(
     return Confusion(
         labels=names,
         counts=tuple(tuple(counts[row, column] for column in names) for row in names),
-        errors=tuple(map(confused_pair, wrong[:max_errors])),
+        errors=tuple(map(confused_pair, errors[:max_errors])),
     )
 
 
@@ -68,22 +68,22 @@ def label_scores(gold: Answers, predicted: Answers, of: Of, labels: Sequence[str
     hits: Counter[Hashable] = Counter()
     num_gold: Counter[Hashable] = Counter()
     num_predicted: Counter[Hashable] = Counter()
-    for right, given in zip(gold, predicted, strict=True):
-        right_parts, given_parts = _labelled_parts(right, of), _labelled_parts(given, of)
-        hits.update(label for label, _ in right_parts & given_parts)
-        num_gold.update(label for label, _ in right_parts)
-        num_predicted.update(label for label, _ in given_parts)
+    for gold_answer, predicted_answer in zip(gold, predicted, strict=True):
+        gold_parts, predicted_parts = _labelled_parts(gold_answer, of), _labelled_parts(predicted_answer, of)
+        hits.update(label for label, _ in gold_parts & predicted_parts)
+        num_gold.update(label for label, _ in gold_parts)
+        num_predicted.update(label for label, _ in predicted_parts)
     names = dict.fromkeys([*labels, *num_gold, *num_predicted])
 
     def label_score(label: Hashable) -> LabelScore:
-        right, given, both = num_gold[label], num_predicted[label], hits[label]
+        n_gold, n_predicted, num_hits = num_gold[label], num_predicted[label], hits[label]
         return LabelScore(
             label=str(label),
-            precision=both / given if given else None,
-            recall=both / right if right else None,
-            f1=2 * both / (right + given) if right + given else None,
-            num_gold=right,
-            num_predicted=given,
+            precision=num_hits / n_predicted if n_predicted else None,
+            recall=num_hits / n_gold if n_gold else None,
+            f1=2 * num_hits / (n_gold + n_predicted) if n_gold + n_predicted else None,
+            num_gold=n_gold,
+            num_predicted=n_predicted,
         )
 
     return tuple(map(label_score, names))

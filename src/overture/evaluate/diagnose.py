@@ -165,13 +165,13 @@ def _interrupted(run: Run, trainings: Sequence[Training], is_running: bool, stor
         return
     state, why = state_of(run)
     num_epochs = sum(len(training.epochs) for training in trainings)
-    done = "no epoch is done"
+    progress = "no epoch is done"
     if num_epochs:
-        done = f"{'one epoch is' if num_epochs == 1 else f'{num_epochs} epochs are'} done and kept"
+        progress = f"{'one epoch is' if num_epochs == 1 else f'{num_epochs} epochs are'} done and kept"
     yield Finding(
         name="interrupted",
         what="the run was interrupted and has no result yet; resume it before you judge it",
-        evidence=f"it was {state}{': ' if why else ''}{why}; {done}",
+        evidence=f"it was {state}{': ' if why else ''}{why}; {progress}",
         fix=(f"{status.fix}; then: " if status and status.fix else "") + f"overture resume {run.name}{store_flag}",
     )
 
@@ -181,12 +181,12 @@ def _interrupted(run: Run, trainings: Sequence[Training], is_running: bool, stor
 
 def _of_data(data: DataEvent) -> Iterator[Finding]:
     for split in ("validation", "test"):
-        repeated, rows = data.repeats.get(split, 0), data.rows.get(split, 0)
-        if repeated:
+        num_repeats, rows = data.repeats.get(split, 0), data.rows.get(split, 0)
+        if num_repeats:
             yield Finding(
                 name="leak",
                 what=f"{split} rows are training rows too, so their score is too good",
-                evidence=f"{repeated} of {rows} {split} rows show what a training row shows",
+                evidence=f"{num_repeats} of {rows} {split} rows show what a training row shows",
                 fix=f"take them out of the {split} rows, or draw the splits anew from one file without repeats",
             )
     yield from _of_labels(data)
@@ -249,29 +249,29 @@ def _check_loss(training: Training) -> Iterator[Finding]:
         return
     first, last, noise = _ends(steps)
     figures = f"training loss {first:.3f} in the first steps, {last:.3f} in the last, {training.rate_text}"
-    moved = training.norms.moved if training.norms else None
-    walked = "" if moved is None else f", the prompt moved by {moved:.1%} of its norm"
+    share_moved = training.norms.moved if training.norms else None
+    movement = "" if share_moved is None else f", the prompt moved by {share_moved:.1%} of its norm"
     if last - first > max((_RISEN - 1) * first, noise):
         yield Finding(
             name="rate_too_high",
             what="the loss rose: the learning rate is too high",
-            evidence=figures + walked,
+            evidence=figures + movement,
             fix=f"{training.rate_flag(0.1)}or overture lr TASK.yaml finds one",
         )
     # Noise of the batches may hide what the validation rows show.
     elif first - last < max(_FLAT * first, noise) and not _validation_fell(epochs):
         is_flat = first - last < _FLAT * first
-        is_still = moved is not None and moved < _HARDLY_MOVED
+        is_still = share_moved is not None and share_moved < _HARDLY_MOVED
         cause = ": the learning rate is too low" if is_still else ""
-        raised = f"{training.rate_flag(10)}or overture lr TASK.yaml finds one"
-        elsewhere = (
+        higher_rate = f"{training.rate_flag(10)}or overture lr TASK.yaml finds one"
+        other_settings = (
             "try overture lr TASK.yaml, other label words or a wording that states the question, or another method"
         )
         yield Finding(
             name="rate_too_low" if is_still else "loss_flat",
             what=f"the loss did not {'' if is_flat else 'clearly '}fall{cause}",
-            evidence=f"{figures}{'' if is_flat else f', batches alone differ by up to {noise:.3f}'}{walked}",
-            fix=raised if is_still else elsewhere,
+            evidence=f"{figures}{'' if is_flat else f', batches alone differ by up to {noise:.3f}'}{movement}",
+            fix=higher_rate if is_still else other_settings,
         )
     elif (training.norms or training.result) and len(epochs) > 1 and epochs[-1].is_best:
         # A training that was interrupted is to be resumed, not to be made longer.
@@ -320,10 +320,10 @@ def _check_norms(training: Training) -> Iterator[Finding]:
             continue
         times = length.end / usual
         if max(times, 1 / times) > _FAR:
-            what = "the vocabulary's" if name == "vectors" else "where they began"
+            reference = "the vocabulary's" if name == "vectors" else "where they began"
             yield Finding(
                 name="norm",
-                what=f"the prompt's {name} are far from {what} in length",
+                what=f"the prompt's {name} are far from {reference} in length",
                 evidence=f"mean length {length.end:.3g} against {usual:.3g}, {times:.2g} times",
                 fix=f"{training.rate_flag(0.1)}--set train.weight_decay=0.01, or --set prompt.init=vocabulary",
             )
@@ -360,24 +360,24 @@ def _of_scores(result: TuneResult | _ScoredPart) -> Iterator[Finding]:
     score = result.metrics[split][result.metric]
     width = (score.high - score.low) / 2
     if width > _WIDE / 2:
-        wanted = math.ceil(score.n * (width / (_WIDE / 2)) ** 2)
+        num_rows = math.ceil(score.n * (width / (_WIDE / 2)) ** 2)
         yield Finding(
             name="few_rows",
             what=f"there are too few {split} rows to tell settings apart",
             evidence=f"{score.n} rows: {result.metric} {score.value:.3f}, "
             f"95% interval {score.low:.3f} to {score.high:.3f}",
-            fix=f"with about {wanted} {split} rows the interval is 5 points to each side of the score",
+            fix=f"with about {num_rows} {split} rows the interval is 5 points to each side of the score",
         )
 
 
 def _of_result(result: TuneResult) -> Iterator[Finding]:
     names = {"no_prompt": "the model without a prompt", "in_context": "examples in front of the row"}
-    for control, compared in result.compared.items():
-        if compared.p_value >= _SURE or compared.difference.value <= 0:
+    for control, comparison in result.compared.items():
+        if comparison.p_value >= _SURE or comparison.difference.value <= 0:
             yield Finding(
                 name=f"no_better_than_{control}",
                 what=f"the tuned prompt was not shown to be better than {names.get(control, control)}",
-                evidence=f"{100 * compared.difference.value:+.1f} points on {compared.difference.n} "
-                f"{compared.split} rows, p = {compared.p_value:.2g}",
+                evidence=f"{100 * comparison.difference.value:+.1f} points on {comparison.difference.n} "
+                f"{comparison.split} rows, p = {comparison.p_value:.2g}",
                 fix=f"use {names.get(control, control)}, or let overture search TASK.yaml look for a better setting",
             )

@@ -107,11 +107,11 @@ def certainty_measured(
         gold: the right labels.
         predictions: in the same order.
     """
-    said = [certainty.applied(prediction) for prediction in predictions]
-    n, sets, abstaining = len(said), None, None
+    answers = [certainty.applied(prediction) for prediction in predictions]
+    n, sets, abstaining = len(answers), None, None
     if certainty.least_share is not None:
-        sizes = [len(answer.label_set or ()) for answer in said]
-        holding = sum(right in (answer.label_set or ()) for right, answer in zip(gold, said, strict=True))
+        sizes = [len(answer.label_set or ()) for answer in answers]
+        holding = sum(right in (answer.label_set or ()) for right, answer in zip(gold, answers, strict=True))
         sets = MeasuredSets(
             wanted=certainty.doubt.coverage or 0.0,
             least_share=certainty.least_share / WHOLE,
@@ -120,15 +120,15 @@ def certainty_measured(
             single=_share(sizes.count(1), n),
         )
     if certainty.threshold is not None:
-        rights = [right == answer.said for right, answer in zip(gold, said, strict=True) if not answer.is_withheld]
+        hits = [right == answer.said for right, answer in zip(gold, answers, strict=True) if not answer.is_withheld]
         abstaining = MeasuredAbstaining(
             wanted=certainty.doubt.abstain or 0.0,
             above=max(0, certainty.threshold.above) / WHOLE,
-            answered=_share(len(rights), n),
-            precision=_share(sum(rights), len(rights)) if rights else None,
+            answered=_share(len(hits), n),
+            precision=_share(sum(hits), len(hits)) if hits else None,
         )
-    kept = certainty.shares
-    return MeasuredCertainty(num_kept=kept.num_rows, source=kept.source, sets=sets, abstaining=abstaining)
+    shares = certainty.shares
+    return MeasuredCertainty(num_kept=shares.num_rows, source=shares.source, sets=sets, abstaining=abstaining)
 
 
 def _share(count: int, n: int) -> Interval:
@@ -210,21 +210,21 @@ def least_share(gold_shares: Sequence[int], coverage: float) -> int:
 
 
 @lru_cache(maxsize=512)
-def _threshold(shares: KeptShares, wanted: float) -> Threshold | None:
+def _threshold(shares: KeptShares, precision: float) -> Threshold | None:
     pairs = shares.pairs()
-    return answer_threshold([(max(parts), parts.index(max(parts)) == gold) for gold, parts in pairs], wanted)
+    return answer_threshold([(max(parts), parts.index(max(parts)) == gold) for gold, parts in pairs], precision)
 
 
-def _threshold_for(ref: str, shares: KeptShares, wanted: float | None) -> Threshold | None:
-    if wanted is None or (threshold := _threshold(shares, wanted)):
-        return threshold if wanted is not None else None
-    least = fewest_answers(wanted)
+def _threshold_for(ref: str, shares: KeptShares, precision: float | None) -> Threshold | None:
+    if precision is None or (threshold := _threshold(shares, precision)):
+        return threshold if precision is not None else None
+    least = fewest_answers(precision)
     too_few = f"at least {least} kept rows" if shares.num_rows < least else "answers that are right more often"
     raise ConfigError(
         "no threshold is sure to give answers that are right so often",
         where=ref,
         got=f"{shares.num_rows} kept rows, {accuracy_of(shares):.3f} of them answered rightly",
-        wanted=f"{too_few} for a precision of {wanted:g} with {CONFIDENCE:.0%} confidence",
+        wanted=f"{too_few} for a precision of {precision:g} with {CONFIDENCE:.0%} confidence",
         fix=f"a lower --abstain, or more rows: overture eval {ref.partition('@')[0]} FILE --keep-shares",
     )
 
@@ -235,22 +235,22 @@ def accuracy_of(shares: KeptShares) -> float:
     return sum(parts.index(max(parts)) == gold for gold, parts in pairs) / len(pairs)
 
 
-def fewest_answers(wanted: float, num_chains: int = _NUM_CHAINS) -> int:
+def fewest_answers(precision: float, num_chains: int = _NUM_CHAINS) -> int:
     """How many answers, all right, are enough for one test."""
-    return math.ceil(math.log((1 - CONFIDENCE) / num_chains) / math.log(wanted))
+    return math.ceil(math.log((1 - CONFIDENCE) / num_chains) / math.log(precision))
 
 
-def answer_threshold(answers: Sequence[tuple[int, bool]], wanted: float) -> Threshold | None:
+def answer_threshold(answers: Sequence[tuple[int, bool]], precision: float) -> Threshold | None:
     """The threshold that gives most answers of those whose precision is sure; None where none is.
 
     Args:
         answers: confidence in ten-thousandths, and whether the answer is right.
-        wanted: share of right ones among the answers that are given.
+        precision: share of right ones among the answers that are given.
     """
-    n, fewest = len(answers), fewest_answers(wanted)
+    n, fewest = len(answers), fewest_answers(precision)
     if n < fewest:
         return None
-    ranked = sorted(answers, reverse=True)
+    by_confidence = sorted(answers, reverse=True)
     # Fixed by the numbers of rows alone, before anybody looks at what is right.
     counts = sorted({fewest + (n - fewest) * step // (_NUM_STEPS - 1) for step in range(_NUM_STEPS)})
     starts = {len(counts) * chain // _NUM_CHAINS for chain in range(_NUM_CHAINS)}
@@ -258,12 +258,14 @@ def answer_threshold(answers: Sequence[tuple[int, bool]], wanted: float) -> Thre
     for start in starts:
         for count in counts[start:]:
             # Below all answers of the count-th's confidence, equal ones included.
-            above = next((confidence for confidence, _ in ranked[count:] if confidence < ranked[count - 1][0]), -1)
-            given = [is_right for confidence, is_right in ranked if confidence > above]
-            if binomial_tail(sum(given), len(given), wanted) > (1 - CONFIDENCE) / _NUM_CHAINS:
+            above = next(
+                (confidence for confidence, _ in by_confidence[count:] if confidence < by_confidence[count - 1][0]), -1
+            )
+            hits = [is_right for confidence, is_right in by_confidence if confidence > above]
+            if binomial_tail(sum(hits), len(hits), precision) > (1 - CONFIDENCE) / _NUM_CHAINS:
                 break
-            if best is None or len(given) > best.answered:
-                best = Threshold(above, len(given), sum(given), n)
+            if best is None or len(hits) > best.answered:
+                best = Threshold(above, len(hits), sum(hits), n)
     return best
 
 

@@ -33,23 +33,23 @@ def encoded_asks(requests: "Sequence[Ask]") -> list[EncodedAsk]:
     keys = {number: request.root + key_of(request.fields) for number, request in requests_of.items()}
     for by_reserve in by_encoding.values():
         # A row that fits whole beside the longest prompt is the same beside a shorter one.
-        shared: dict[str, tuple[Encoded, ...]] = {}
+        whole_rows: dict[str, tuple[Encoded, ...]] = {}
         for _, indices in sorted(by_reserve.items(), reverse=True):
             encoder = requests[indices[0]].handle.encoder
             rows: dict[str, Ask] = {}
             for index in indices:
                 key = keys[id(requests[index].fields)]
-                if key not in shared:
+                if key not in whole_rows:
                     rows.setdefault(key, requests[index])
             num_shortened = encoder.num_shortened
             parts, problems = _encode(encoder, rows)
             is_whole = all(len(row_parts) == 1 for row_parts in parts.values())
             if is_whole and encoder.num_shortened == num_shortened:
-                shared |= parts
+                whole_rows |= parts
             for index in indices:
                 request, key = requests[index], keys[id(requests[index].fields)]
                 if key not in problems:
-                    encoded[index] = EncodedAsk(request.handle, parts[key] if key in parts else shared[key])
+                    encoded[index] = EncodedAsk(request.handle, parts[key] if key in parts else whole_rows[key])
                 elif (request.number, request.source) == (rows[key].number, rows[key].source):
                     encoded[index] = EncodedAsk(request.handle, problem=problems[key])
                 else:

@@ -23,7 +23,7 @@ def backbone_ref(backbone: Backbone) -> BackboneRef:
     return BackboneRef(**{name: facts[name] for name in BackboneRef.model_fields})
 
 
-def check_backbone(wanted: BackboneRef, backbone: Backbone, allow_drift: bool = False) -> list[str]:
+def check_backbone(expected: BackboneRef, backbone: Backbone, allow_drift: bool = False) -> list[str]:
     """Refuse to put a prompt before a loaded model that it was not made for, as `check_fingerprint` does.
 
     Raises:
@@ -31,10 +31,10 @@ def check_backbone(wanted: BackboneRef, backbone: Backbone, allow_drift: bool = 
     """
     actual = backbone_ref(backbone)
     # Before refs recorded a precision, the fingerprint of a Hub model was that of its tensors as they were loaded.
-    is_older = wanted.dtype is None and wanted.weights_sha256 != actual.weights_sha256
-    if is_older and wanted.weights_sha256 == weights_digest(backbone.model):
-        actual = actual.model_copy(update={"weights_sha256": wanted.weights_sha256})
-    return check_fingerprint(wanted, actual, allow_drift)
+    is_older = expected.dtype is None and expected.weights_sha256 != actual.weights_sha256
+    if is_older and expected.weights_sha256 == weights_digest(backbone.model):
+        actual = actual.model_copy(update={"weights_sha256": expected.weights_sha256})
+    return check_fingerprint(expected, actual, allow_drift)
 
 
 def config_of(manifest: Manifest) -> PromptConfig:
@@ -52,12 +52,12 @@ def config_of(manifest: Manifest) -> PromptConfig:
             wanted=f"the plug-in {manifest.options.plugin!r:.100}",
             fix="overture --plugin FILE.py ..., or install its package; a plug-in is code, so load only what you trust",
         )
-    known = manifest.options.prompt or {
+    options = manifest.options.prompt or {
         "method": manifest.method,
         "place": manifest.place,
         "length": manifest.length,
     }
-    return validated(PromptConfig, known, f"{manifest.name}: prompt.json")
+    return validated(PromptConfig, options, f"{manifest.name}: prompt.json")
 
 
 def values_of(manifest: Manifest, tensors: "dict[str, Tensor]", backbone: Backbone) -> "dict[str, Tensor]":

@@ -194,8 +194,8 @@ class Handle(Shown):
         manifest, task = self.manifest, self.task
         scores = manifest.metrics.test or manifest.metrics.validation
         score = [(task.metric, scores[task.metric].text)] if scores and task.metric in scores.scores else []
-        what = f"{manifest.method} {manifest.place}, {manifest.length} tokens"
-        rows = [("prompt", what), ("model", manifest.backbone.id), ("fields", ", ".join(task.columns))]
+        description = f"{manifest.method} {manifest.place}, {manifest.length} tokens"
+        rows = [("prompt", description), ("model", manifest.backbone.id), ("fields", ", ".join(task.columns))]
         return ShortForm(manifest.ref, [*rows, ("answers", ", ".join([task.kind, *task.words])), *score])
 
 
@@ -306,9 +306,9 @@ class Host:
 
     def close(self, handle: Handle) -> None:
         """Forget a prompt; requests that hold the handle are still answered."""
-        self._handles = {key: kept for key, kept in self._handles.items() if kept.folder != handle.folder}
-        used = {(kept.encoding, kept.encoder.reserve) for kept in self._handles.values()}
-        self._encoders = {key: encoder for key, encoder in self._encoders.items() if key in used}
+        self._handles = {key: other for key, other in self._handles.items() if other.folder != handle.folder}
+        used_keys = {(other.encoding, other.encoder.reserve) for other in self._handles.values()}
+        self._encoders = {key: encoder for key, encoder in self._encoders.items() if key in used_keys}
 
     def encoder_of(self, task: Task, reserve: int, follows: bool = False) -> tuple[Encoder, str]:
         """The encoder of a task's rows, shared by all prompts that show rows alike, and a key of how it shows them.
@@ -344,13 +344,13 @@ class Host:
         values, inner = parted({name: value.to(self.backbone.device) for name, value in tensors.items()})
         adapter = adapter_of(manifest)
         # A copy that shares the weights: the model itself stays as it is.
-        adapted = with_lora(self.backbone, adapter, values=inner) if adapter else self.backbone
-        prompt = prompt_from(values, config_of(manifest), prompt_source(adapted, encoder))
+        adapted_backbone = with_lora(self.backbone, adapter, values=inner) if adapter else self.backbone
+        prompt = prompt_from(values, config_of(manifest), prompt_source(adapted_backbone, encoder))
         # Where the weights are still to be read, a prompt that stands as vectors answers as well, and needs none.
-        compiled: Injection | RowMethod = prompt
-        if isinstance(prompt, Injection) and not is_unread(adapted.model):
-            compiled = compiled_prompt(adapted, prompt)
-        return Handle(self, folder, manifest, task, encoder, encoding, adapted, compiled)
+        ready_prompt: Injection | RowMethod = prompt
+        if isinstance(prompt, Injection) and not is_unread(adapted_backbone.model):
+            ready_prompt = compiled_prompt(adapted_backbone, prompt)
+        return Handle(self, folder, manifest, task, encoder, encoding, adapted_backbone, ready_prompt)
 
     # -- requests
 
@@ -393,10 +393,10 @@ class Host:
         for number, item in enumerate(items):
             texts.setdefault((item.handle.adapted, item.tenant, item.row.input), []).append(number)
         # Texts about which the same is asked share batches, so that a text's passes follow each other closely.
-        alike: dict[Hashable, list[list[int]]] = {}
+        by_questions: dict[Hashable, list[list[int]]] = {}
         for (backbone, tenant, _), numbers in texts.items():
             questions = frozenset(items[number].question for number in numbers)
-            alike.setdefault((backbone, questions, tenant), []).append(numbers)
+            by_questions.setdefault((backbone, questions, tenant), []).append(numbers)
         answers: dict[int, Any] = {}
         room = Room(self.max_tokens, self.notify)
 
@@ -404,7 +404,7 @@ class Host:
             for batch in batches:
                 answers.update(self._batch_answers([items[number] for number in batch], batch))
 
-        for groups in alike.values():
+        for groups in by_questions.values():
             groups.sort(key=lambda numbers: max(items[number].row.num_tokens for number in numbers))
             for batch in cut_into_batches(items, groups, room.max_tokens):
                 by_text: dict[tuple[Segment, ...], list[int]] = {}

@@ -134,11 +134,11 @@ class Inquiry:
                 replies.append(Reply(problem=self.problems[index]))
                 continue
             task = ask.handle.task
-            read = partial(task.spec.read, task)
+            read_reply = partial(task.spec.read, task)
             predictions = []
             for part, number in zip(ask.parts, self._parts[index], strict=True):
                 blanks = self._blanks[id(ask.handle), part.blanks] if part.blanks else range(0)
-                predictions.append(read(part, answers[number], [answers[blank] for blank in blanks]))
+                predictions.append(read_reply(part, answers[number], [answers[blank] for blank in blanks]))
             replies.append(Reply(predictions[0] if len(predictions) == 1 else task.spec.merged(task, predictions)))
         return replies
 

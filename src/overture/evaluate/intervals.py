@@ -62,8 +62,8 @@ def bootstrap(metric: str, gold: Answers, predicted: Answers, seed: int = 0, res
         if low == high:
             # A row may be right though it adds nothing to the metric: no entities found where there are none.
             rows = zip(gold, predicted, measure.rows(gold, predicted), strict=True)
-            counted = [is_right for g, p, is_right in rows if not is_right or measure([g], [p])]
-            low, high = wilson(sum(counted), len(counted)) if counted else (0.0, 1.0)
+            row_outcomes = [is_right for g, p, is_right in rows if not is_right or measure([g], [p])]
+            low, high = wilson(sum(row_outcomes), len(row_outcomes)) if row_outcomes else (0.0, 1.0)
             method = f"Wilson over right rows: {_NO_SPREAD}"
     return interval_around(value, low, high, measure, n=n, level=LEVEL, method=method, seed=seed)
 
@@ -93,8 +93,8 @@ def _mirrored(
     Source: Davison and Hinkley, "Bootstrap methods and their application", 1997, section 5.2 (basic limits). The moved
     lower end is ours: without it 42 to 48% for calibrated models.
     """
-    added = max(0.0, float(scores_R.mean()) - value)
-    return max(bounds[0], min(value, 2 * value - ends[1] - added)), min(bounds[1], max(value, 2 * value - ends[0]))
+    surplus = max(0.0, float(scores_R.mean()) - value)
+    return max(bounds[0], min(value, 2 * value - ends[1] - surplus)), min(bounds[1], max(value, 2 * value - ends[0]))
 
 
 def wilson(num_right: int, n: int, level: float = LEVEL) -> tuple[float, float]:
@@ -207,12 +207,12 @@ def permutation_test(
         distances_R: Floats = np.abs(np.mean(differences, axis=0))
         return distances_R
 
-    observed = distances(np.zeros((1, len(counts_U)), dtype=np.int64))[0]
+    true_distance = distances(np.zeros((1, len(counts_U)), dtype=np.int64))[0]
     num_as_far = 0
-    for done in range(0, resamples, _CHUNK):
-        size = (min(_CHUNK, resamples - done), len(counts_U))
+    for start in range(0, resamples, _CHUNK):
+        size = (min(_CHUNK, resamples - start), len(counts_U))
         # Equal but for rounding counts as equally far.
-        num_as_far += int((distances(generator.binomial(counts_U, 0.5, size=size)) >= observed - 1e-12).sum())
+        num_as_far += int((distances(generator.binomial(counts_U, 0.5, size=size)) >= true_distance - 1e-12).sum())
     return (num_as_far + 1) / (resamples + 1)
 
 
@@ -260,7 +260,7 @@ def paired_mean(a: Sequence[float], b: Sequence[float]) -> tuple[Interval, float
     """
     from scipy.special import stdtr
 
-    difference = mean_interval([left - right for left, right in zip(a, b, strict=True)], "paired t")
+    difference = mean_interval([first - second for first, second in zip(a, b, strict=True)], "paired t")
     half = (difference.high - difference.low) / 2
     if half == 0:
         return difference, 1.0 if difference.value == 0 else 0.0
@@ -294,16 +294,18 @@ def _weights(counts: Sequence[int], seed: int, resamples: int) -> "Iterator[Floa
     generator = np.random.default_rng(seed)
     total = sum(counts)
     shares_U = np.array(counts) / total
-    for done in range(0, resamples, _CHUNK):
-        yield generator.multinomial(total, shares_U, size=min(_CHUNK, resamples - done)).astype(np.float64)
+    for start in range(0, resamples, _CHUNK):
+        yield generator.multinomial(total, shares_U, size=min(_CHUNK, resamples - start)).astype(np.float64)
 
 
 def _resampled(measure: Metric, outcomes: "Mapping[Any, int]", seed: int, resamples: int) -> "Floats":
     import numpy as np
 
     gold, predicted = zip(*outcomes, strict=True)
-    weighted = measure.prepared(gold, predicted)
-    return np.concatenate([weighted(weights_RU) for weights_RU in _weights(list(outcomes.values()), seed, resamples)])
+    weighted_scores = measure.prepared(gold, predicted)
+    return np.concatenate(
+        [weighted_scores(weights_RU) for weights_RU in _weights(list(outcomes.values()), seed, resamples)]
+    )
 
 
 def _difference(

@@ -51,7 +51,7 @@ def measured(
         ConfigError: calibration of a task that has none.
     """
     task, metric = prompt.task, prompt.task.metric
-    recalibrated = prompt.calibrated(not task.is_calibrated) if with_calibration else None
+    other_prompt = prompt.calibrated(not task.is_calibrated) if with_calibration else None
     encoded = prompt.encoder.encode(rows)
     answers = gold_of(task, rows)
     cache = InputCache(files=kept_inputs())
@@ -59,27 +59,23 @@ def measured(
     prompt.model(cache).warm(encoded, lambda done, total: progress("reading inputs once", done, total))
 
     def scored(
-        model: PromptedModel, what: str, rows: Sequence[Encoded] = encoded, task: Task = task
+        model: PromptedModel, stage: str, rows: Sequence[Encoded] = encoded, task: Task = task
     ) -> tuple[Scored, Measured]:
         meter = Meter(prompt.backbone.device.type)
-        result = score(model, rows, task, answers, progress=lambda done, total: progress(what, done, total))
+        result = score(model, rows, task, answers, progress=lambda done, total: progress(stage, done, total))
         metrics = {split: result.split_scores(task)}
         return result, Measured(metrics=metrics, seconds=meter.seconds, peak_bytes=meter.peak_bytes)
 
     def compared(first: Scored, second: Scored) -> Comparison:
-        paired = paired_test(first.gold, first.predicted, second.predicted, metric)
-        return Comparison(split=split, **paired.model_dump())
+        test = paired_test(first.gold, first.predicted, second.predicted, metric)
+        return Comparison(split=split, **test.model_dump())
 
-    tuned, of_prompt = scored(prompt.model(cache), "scoring the prompt")
+    prompt_scores, prompt_costs = scored(prompt.model(cache), "scoring the prompt")
     calibration, no_prompt, against_no_prompt = None, None, None
-    if recalibrated:
-        again, of_again = scored(
-            prompt.model(cache),
-            "scoring with calibration",
-            recalibrated.encoder.encode(rows),
-            recalibrated.task,
-        )
-        ways = {recalibrated.task.is_calibrated: (again, of_again), task.is_calibrated: (tuned, of_prompt)}
+    if other_prompt:
+        other_rows = other_prompt.encoder.encode(rows)
+        other = scored(prompt.model(cache), "scoring with calibration", other_rows, other_prompt.task)
+        ways = {other_prompt.task.is_calibrated: other, task.is_calibrated: (prompt_scores, prompt_costs)}
         calibration = Calibration(
             without=ways[False][1],
             with_it=ways[True][1],
@@ -89,26 +85,28 @@ def measured(
     control = PromptedModel(prompt.backbone, None, None if prompt.has_adapter else cache)
     alone = prompt.encoded_alone(rows, encoded)
     if _is_measurable(control, alone, task):
-        plain, of_model = scored(control, "scoring no prompt", alone)
-        no_prompt = of_model.model_copy(update={"trainable": 0})
-        against_no_prompt = {"no_prompt": compared(tuned, plain)}
-    mistakes, all_wrong = all_mistakes(task, split, rows, tuned.gold, tuned.predicted, tuned.confidence)
+        control_scores, control_costs = scored(control, "scoring no prompt", alone)
+        no_prompt = control_costs.model_copy(update={"trainable": 0})
+        against_no_prompt = {"no_prompt": compared(prompt_scores, control_scores)}
+    mistakes, all_wrong = all_mistakes(
+        task, split, rows, prompt_scores.gold, prompt_scores.predicted, prompt_scores.confidence
+    )
     evaluation = Evaluation(
         prompt=prompt.manifest.ref,
         metric=metric,
         split=split,
-        metrics=of_prompt.metrics,
-        seconds=of_prompt.seconds,
-        peak_bytes=of_prompt.peak_bytes,
+        metrics=prompt_costs.metrics,
+        seconds=prompt_costs.seconds,
+        peak_bytes=prompt_costs.peak_bytes,
         trainable=prompt.manifest.trainable,
         calibration=calibration,
         no_prompt=no_prompt,
         compared=against_no_prompt,
-        certainty=certainty_measured(certainty, tuned.gold, tuned.predictions) if certainty else None,
+        certainty=certainty_measured(certainty, prompt_scores.gold, prompt_scores.predictions) if certainty else None,
         notices=[*notices, *prompt.encoder.notices, *(certainty.notes() if certainty else ())],
         **dict(mistakes),
     )
-    return evaluation, all_wrong, tuned.kept_shares(task, "file")
+    return evaluation, all_wrong, prompt_scores.kept_shares(task, "file")
 
 
 def _is_measurable(model: PromptedModel, rows: Sequence[Encoded], task: Task) -> bool:

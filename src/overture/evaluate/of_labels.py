@@ -64,12 +64,12 @@ def _bins(gold: Answers, predicted: Answers) -> "Floats":
     import numpy as np
 
     sums_US = np.zeros((len(gold), _NUM_BINS + 1))
-    for number, (right, said) in enumerate(zip(gold, predicted, strict=True)):
-        assert isinstance(said, tuple)
-        label, confidence = said
+    for number, (gold_label, answer) in enumerate(zip(gold, predicted, strict=True)):
+        assert isinstance(answer, tuple)
+        label, confidence = answer
         # Bins are open on the left: (0, 1/15], (1/15, 2/15], ...
         bin_index = min(max(int(np.ceil(confidence * _NUM_BINS)) - 1, 0), _NUM_BINS - 1)
-        sums_US[number, bin_index] = confidence - (label == right)
+        sums_US[number, bin_index] = confidence - (label == gold_label)
         sums_US[number, -1] = 1
     return sums_US
 

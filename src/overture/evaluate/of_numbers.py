@@ -18,11 +18,13 @@ def _columns(gold: Answers, predicted: Answers) -> "Floats":
     """Number of rows, sums, squares and products about each side's mean, and squared errors: [U, 7]."""
     import numpy as np
 
-    right, said = np.array(gold, dtype=np.float64), np.array(predicted, dtype=np.float64)
-    errors = right - said
+    gold_U, predicted_U = np.array(gold, dtype=np.float64), np.array(predicted, dtype=np.float64)
+    errors = gold_U - predicted_U
     # About the means: squares of large numbers would lose their last digits.
-    right, said = right - right.mean(), said - said.mean()
-    return np.stack([np.ones(len(right)), right, said, right**2, said**2, right * said, errors**2], axis=1)
+    gold_U, predicted_U = gold_U - gold_U.mean(), predicted_U - predicted_U.mean()
+    return np.stack(
+        [np.ones(len(gold_U)), gold_U, predicted_U, gold_U**2, predicted_U**2, gold_U * predicted_U, errors**2], axis=1
+    )
 
 
 def _squared_error(sums_RS: "Floats") -> "Floats":
@@ -39,9 +41,9 @@ def _correlation(sums_RS: "Floats") -> "Floats":
     """Pearson's; 0 where one side does not vary."""
     import numpy as np
 
-    n, total, said, squares, said_squares, products = sums_RS[:, :6].T
-    deviations_R = np.sqrt(_variance(n, total, squares)) * np.sqrt(_variance(n, said, said_squares))
-    return np.clip(ratio(products / n - total * said / n**2, deviations_R), -1.0, 1.0)
+    n, total, predicted, squares, predicted_squares, products = sums_RS[:, :6].T
+    deviations_R = np.sqrt(_variance(n, total, squares)) * np.sqrt(_variance(n, predicted, predicted_squares))
+    return np.clip(ratio(products / n - total * predicted / n**2, deviations_R), -1.0, 1.0)
 
 
 def _variance(n_R: "Floats", sums_R: "Floats", squares_R: "Floats") -> "Floats":
@@ -58,14 +60,14 @@ def _rank_correlation(gold: Answers, predicted: Answers) -> "Callable[[Floats], 
     """Spearman's: Pearson's of the ranks, equal values sharing the mean of theirs."""
     import numpy as np
 
-    right_of, said_of = _ranks(gold), _ranks(predicted)
+    gold_ranks, predicted_ranks = _ranks(gold), _ranks(predicted)
 
-    def weighted(weights_RU: "Floats") -> "Floats":
-        right_RU, said_RU = right_of(weights_RU), said_of(weights_RU)
-        parts = [np.ones_like(right_RU), right_RU, said_RU, right_RU**2, said_RU**2, right_RU * said_RU]
+    def correlation(weights_RU: "Floats") -> "Floats":
+        gold_RU, predicted_RU = gold_ranks(weights_RU), predicted_ranks(weights_RU)
+        parts = [np.ones_like(gold_RU), gold_RU, predicted_RU, gold_RU**2, predicted_RU**2, gold_RU * predicted_RU]
         return _correlation(np.stack([(weights_RU * part).sum(axis=1) for part in parts], axis=1))
 
-    return weighted
+    return correlation
 
 
 def _ranks(values: Answers) -> "Callable[[Floats], Floats]":
@@ -75,13 +77,13 @@ def _ranks(values: Answers) -> "Callable[[Floats], Floats]":
     distinct_V, codes_U = np.unique(np.array(values, dtype=np.float64), return_inverse=True)
     is_value_UV = np.eye(len(distinct_V))[codes_U]
 
-    def weighted(weights_RU: "Floats") -> "Floats":
+    def ranks(weights_RU: "Floats") -> "Floats":
         weights_RV = weights_RU @ is_value_UV
         middle_RV = np.cumsum(weights_RV, axis=1) - weights_RV / 2
         ranks_RU: Floats = (middle_RV / weights_RU.sum(axis=1, keepdims=True))[:, codes_U] - 0.5
         return ranks_RU
 
-    return weighted
+    return ranks
 
 
 METRICS_OF_NUMBERS = (

@@ -16,11 +16,11 @@ def _counts(gold: Answers, predicted: Answers) -> "Floats":
     import numpy as np
 
     counts = []
-    for right, said in zip(gold, predicted, strict=True):
-        assert isinstance(right, tuple)
-        assert isinstance(said, tuple)
-        wanted, given = set(right), set(said)
-        counts.append((len(wanted & given), len(wanted), len(given)))
+    for gold_answer, answer in zip(gold, predicted, strict=True):
+        assert isinstance(gold_answer, tuple)
+        assert isinstance(answer, tuple)
+        gold_spans, predicted_spans = set(gold_answer), set(answer)
+        counts.append((len(gold_spans & predicted_spans), len(gold_spans), len(predicted_spans)))
     return np.array(counts, dtype=np.float64)
 
 

@@ -60,8 +60,8 @@ def _has_answer(gold: Hashable) -> bool:
 
 
 def _squad_f1(gold: Hashable, predicted: Hashable) -> float:
-    said = squad_words(str(predicted))
-    return max(_word_f1(answer, said) for answer in _squad_golds(gold))
+    words = squad_words(str(predicted))
+    return max(_word_f1(answer, words) for answer in _squad_golds(gold))
 
 
 def _word_f1(gold: list[str], predicted: list[str]) -> float:
@@ -91,13 +91,13 @@ def _statistics(name: str, gold: Answers, predicted: Answers) -> "Floats":
 
     metric = _sacrebleu(name)
     statistics = []
-    for right, said in zip(gold, predicted, strict=True):
+    for gold_answer, answer in zip(gold, predicted, strict=True):
         # chrF counts characters and drops white space, so it needs no cutting.
         prepare = spaced if name == "bleu" else composed
-        references = [metric._preprocess_segment(prepare(text)) for text in _texts(right)]
-        known = metric._extract_reference_info(references)
-        answer = metric._preprocess_segment(prepare(str(said)))
-        statistics.append(metric._compute_segment_statistics(answer, known))
+        references = [metric._preprocess_segment(prepare(text)) for text in _texts(gold_answer)]
+        reference_info = metric._extract_reference_info(references)
+        segment = metric._preprocess_segment(prepare(str(answer)))
+        statistics.append(metric._compute_segment_statistics(segment, reference_info))
     return np.array(statistics, dtype=np.float64)
 
 
@@ -129,11 +129,11 @@ def _chrf(sums_RS: "Floats") -> "Floats":
     """
     import numpy as np
 
-    said_RN, right_RN, same_RN = sums_RS[:, 0::3], sums_RS[:, 1::3], sums_RS[:, 2::3]
-    is_used_RN = (said_RN > 0) & (right_RN > 0)
+    predicted_RN, gold_RN, same_RN = sums_RS[:, 0::3], sums_RS[:, 1::3], sums_RS[:, 2::3]
+    is_used_RN = (predicted_RN > 0) & (gold_RN > 0)
     num_used_R = np.maximum(is_used_RN.sum(axis=1), 1)
-    precision_R = (np.where(is_used_RN, same_RN, 0) / np.where(is_used_RN, said_RN, 1)).sum(axis=1) / num_used_R
-    recall_R = (np.where(is_used_RN, same_RN, 0) / np.where(is_used_RN, right_RN, 1)).sum(axis=1) / num_used_R
+    precision_R = (np.where(is_used_RN, same_RN, 0) / np.where(is_used_RN, predicted_RN, 1)).sum(axis=1) / num_used_R
+    recall_R = (np.where(is_used_RN, same_RN, 0) / np.where(is_used_RN, gold_RN, 1)).sum(axis=1) / num_used_R
     below_R = 4 * precision_R + recall_R
     f_R: Floats = 5 * precision_R * recall_R / np.where(below_R > 0, below_R, 1)
     return f_R
@@ -160,14 +160,14 @@ def _rouge(name: str, gold: Hashable, predicted: Hashable) -> float:
 # -- words of sounds
 
 
-def _edits(gold: list[str], said: list[str]) -> int:
+def _edits(gold: list[str], predicted: list[str]) -> int:
     """The least number of words to put in, leave out or exchange (Levenshtein)."""
-    counts = list(range(len(said) + 1))
-    for index, word in enumerate(gold, 1):
+    counts = list(range(len(predicted) + 1))
+    for index, gold_word in enumerate(gold, 1):
         diagonal, counts[0] = counts[0], index
-        for place, other in enumerate(said, 1):
-            kept = diagonal + (word != other)
-            diagonal, counts[place] = counts[place], min(kept, counts[place] + 1, counts[place - 1] + 1)
+        for place, predicted_word in enumerate(predicted, 1):
+            num_exchanged = diagonal + (gold_word != predicted_word)
+            diagonal, counts[place] = counts[place], min(num_exchanged, counts[place] + 1, counts[place - 1] + 1)
     return counts[-1]
 
 
@@ -176,9 +176,9 @@ def _word_errors(gold: Answers, predicted: Answers) -> "Floats":
     import numpy as np
 
     rows = []
-    for right, text in zip(gold, predicted, strict=True):
-        said = said_words(str(text))
-        pairs = [(_edits(words, said), len(words)) for words in map(said_words, _texts(right))]
+    for gold_answer, text in zip(gold, predicted, strict=True):
+        predicted_words = said_words(str(text))
+        pairs = [(_edits(words, predicted_words), len(words)) for words in map(said_words, _texts(gold_answer))]
         rows.append(min(pairs, key=lambda pair: (pair[0] / max(1, pair[1]), -pair[1])))
     return np.array(rows, dtype=np.float64)
 

@@ -158,7 +158,7 @@ def differences_over_seeds(
         DataError: the seeds of a pair do not pair up.
     """
     values = {names: _differences(*pair) for names, pair in pairs.items()}
-    moderated: dict[tuple[str, str], tuple[float, float]] = {}
+    pooled: dict[tuple[str, str], tuple[float, float]] = {}
     for has_constant in (True, False):
         family = [
             pair
@@ -167,8 +167,8 @@ def differences_over_seeds(
         ]
         if len(family) > 1:
             ways = {name for pair in family for name, way in zip(pair, pairs[pair], strict=True) if len(way.values) > 1}
-            moderated |= zip(family, _moderated([values[pair] for pair in family], len(ways)), strict=True)
-    return {names: _tested(*pair, values[names], moderated.get(names), level) for names, pair in pairs.items()}
+            pooled |= zip(family, _moderated([values[pair] for pair in family], len(ways)), strict=True)
+    return {names: _tested(*pair, values[names], pooled.get(names), level) for names, pair in pairs.items()}
 
 
 def _differences(a: Resampled, b: Resampled) -> list[float]:
@@ -203,29 +203,29 @@ def _moderated(values: Sequence[Sequence[float]], num_ways: int) -> list[tuple[f
         return mean_for_all
     prior = 2 * float(brentq(lambda half: polygamma(1, half) - excess, 1e-4, _MOST_FREEDOM / 2))
     middle = math.exp(float(logs.mean()) + float(digamma(prior / 2)) - math.log(prior / 2))
-    moderated = (prior * middle + freedom * variances) / (prior + freedom)
-    return [(float(value), min(most, prior + df)) for value, df in zip(moderated, freedom.tolist(), strict=True)]
+    pooled = (prior * middle + freedom * variances) / (prior + freedom)
+    return [(float(value), min(most, prior + df)) for value, df in zip(pooled, freedom.tolist(), strict=True)]
 
 
 _LEAST_FREEDOM, _MOST_FREEDOM = 2, 1e6
 
 
 def _tested(
-    a: Resampled, b: Resampled, values: Sequence[float], moderated: tuple[float, float] | None, level: float
+    a: Resampled, b: Resampled, values: Sequence[float], pooled: tuple[float, float] | None, level: float
 ) -> Difference:
     n_seeds, n = len(values), len(a.gold)
     mean = math.fsum(values) / n_seeds
     draws_R = a.draws.mean(axis=0) - b.draws.mean(axis=0)
     plain = _half_width(values, draws_R, n, level)
     if n_seeds == 1 or plain[1] == 0:
-        paired = paired_test(a.gold, a.predicted[0], b.predicted[0], a.metric, level=level)
-        test = f"{paired.test}, one seed"
-        return Difference(difference=paired.difference, p_value=paired.p_value, test=test, n_seeds=n_seeds)
+        one_seed = paired_test(a.gold, a.predicted[0], b.predicted[0], a.metric, level=level)
+        test = f"{one_seed.test}, one seed"
+        return Difference(difference=one_seed.difference, p_value=one_seed.p_value, test=test, n_seeds=n_seeds)
     from scipy.special import stdtr
 
     method, tests = BOTH, [plain]
-    if moderated:
-        method, tests = POOLED, [plain, _half_width(values, draws_R, n, level, moderated)]
+    if pooled:
+        method, tests = POOLED, [plain, _half_width(values, draws_R, n, level, pooled)]
     half = max(half for half, *_ in tests)
     measure = metric_named(a.metric)
     least, most = measure.bounds
@@ -240,13 +240,13 @@ def _spread(samples: Resampled, n_seeds: int) -> tuple[float, ...]:
 
 
 def _half_width(
-    values: Sequence[float], draws_R: "Floats", n: int, level: float, moderated: tuple[float, float] | None = None
+    values: Sequence[float], draws_R: "Floats", n: int, level: float, pooled: tuple[float, float] | None = None
 ) -> tuple[float, float, float]:
     """Half the interval's width, the standard error, and the degrees of freedom."""
     from scipy.special import stdtrit
 
     num_seeds = len(values)
-    seed_variance, seed_freedom = moderated or (variance(values) if num_seeds > 1 else 0.0, num_seeds - 1)
+    seed_variance, seed_freedom = pooled or (variance(values) if num_seeds > 1 else 0.0, num_seeds - 1)
     of_seeds = seed_variance / num_seeds
     of_rows = float(draws_R.var(ddof=1))
     error = math.sqrt(of_seeds + of_rows)
@@ -264,8 +264,8 @@ def holm(p_values: Sequence[float]) -> list[float]:
     Source: S. Holm, "A simple sequentially rejective multiple test procedure", 1979.
     """
     order = sorted(range(len(p_values)), key=lambda index: p_values[index])
-    corrected, largest = [0.0] * len(p_values), 0.0
+    corrected_p, largest = [0.0] * len(p_values), 0.0
     for rank, index in enumerate(order):
         largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))
-        corrected[index] = largest
-    return corrected
+        corrected_p[index] = largest
+    return corrected_p

@@ -63,28 +63,30 @@ def all_readings(num_layers: int, lowest: int = 0) -> list[ReadAt]:
     return [ReadAt(layer, features) for layer in range(lowest, num_layers + 1) for features in _SEARCHED]
 
 
-def of_states(pooled: Tensor, features: Pooled) -> Tensor:
+def of_states(states: Tensor, features: Pooled) -> Tensor:
     """Features, [B, D] or [B, 2 D], of read states and means, [B, 2, D]."""
-    return {"read": pooled[:, 0], "mean": pooled[:, 1], "read+mean": pooled.flatten(1)}[features]
+    return {"read": states[:, 0], "mean": states[:, 1], "read+mean": states.flatten(1)}[features]
 
 
-def readings(inputs: Inputs, rows: Mapping[str, Sequence[Encoded]], wanted: Iterable[ReadAt]) -> dict[ReadAt, Features]:
+def readings(
+    inputs: Inputs, rows: Mapping[str, Sequence[Encoded]], read_ats: Iterable[ReadAt]
+) -> dict[ReadAt, Features]:
     """Features of training and validation rows; the model runs once.
 
     Args:
         inputs: of the model.
         rows: split -> rows.
-        wanted: what is read; with numbered layers.
+        read_ats: what is read; with numbered layers.
     """
-    wanted = list(wanted)
-    layers = tuple(sorted({read_at.layer for read_at in wanted if read_at.layer is not None}))
-    pooled = {name: pooled_features(inputs, rows[name], layers).double() for name in ("train", "validation")}
+    read_ats = list(read_ats)
+    layers = tuple(sorted({read_at.layer for read_at in read_ats if read_at.layer is not None}))
+    states = {name: pooled_features(inputs, rows[name], layers).double() for name in ("train", "validation")}
     return {
         read_at: {
             name: of_states(values[:, layers.index(read_at.layer or 0)], read_at.features or "read")
-            for name, values in pooled.items()
+            for name, values in states.items()
         }
-        for read_at in wanted
+        for read_at in read_ats
     }
 
 
@@ -104,9 +106,9 @@ def best_probe(
         raise DataError("a linear probe needs training rows of two labels", got="rows of one label")
     factors = [row.target.weight for row in rows["train"]]
 
-    def best(read_at: ReadAt, tried: Sequence[float]) -> Probe:
+    def best(read_at: ReadAt, some_penalties: Sequence[float]) -> Probe:
         features, probes = candidates[read_at], []
-        for penalty in tried:
+        for penalty in some_penalties:
             weight, bias = fitted(features["train"], gold["train"], factors, num_labels, penalty)
             scores = torch.nn.functional.linear(features["validation"].float(), weight, bias).log_softmax(dim=1)
             is_right = (scores.argmax(1) == gold["validation"]).float()
@@ -150,9 +152,9 @@ def fitted(features: Tensor, gold: Tensor, factors: Sequence[float], num_labels:
 
 def pooled_features(inputs: Inputs, rows: Sequence[Encoded], layers: tuple[int, ...]) -> Tensor:
     """Each row's read state and mean state in some layers, float32 [B, n, 2, D], on the CPU."""
-    numbered = [replace(row, row=index) for index, row in enumerate(rows)]
+    numbered_rows = [replace(row, row=index) for index, row in enumerate(rows)]
     features = torch.empty(len(rows), len(layers), 2, inputs.backbone.info.hidden_size)
-    for batch in scoring_batches(numbered, _MAX_TOKENS):
+    for batch in scoring_batches(numbered_rows, _MAX_TOKENS):
         features[[row.row for row in batch]] = torch.stack(pooled_by_layer(inputs, batch, layers)).float().cpu()
     return features
 
@@ -168,16 +170,16 @@ def start_of_head(inputs: Inputs, rows: Sequence[Encoded], num_labels: int, read
         num_labels: C.
         read_at: which states; the last, as the rows' targets say, when None.
     """
-    known = [row for row in rows if row.label is not None]
-    gold = torch.tensor([row.label for row in known], dtype=torch.long)
+    labelled_rows = [row for row in rows if row.label is not None]
+    gold = torch.tensor([row.label for row in labelled_rows], dtype=torch.long)
     if len(set(gold.tolist())) < 2:
         width = 2 if read_at and read_at.features == "read+mean" else 1
         return torch.zeros(num_labels, width * inputs.backbone.info.hidden_size), torch.zeros(num_labels)
-    default: Pooled = "mean" if getattr(known[0].target, "read", None) == "mean" else "read"
+    default: Pooled = "mean" if getattr(labelled_rows[0].target, "read", None) == "mean" else "read"
     layer = read_at.layer if read_at and read_at.layer is not None else inputs.backbone.info.num_layers
-    pooled = pooled_features(inputs, known, (layer,))[:, 0].double()
-    features = of_states(pooled, read_at.features or default if read_at else default)
-    factors = [row.target.weight for row in known]
+    states = pooled_features(inputs, labelled_rows, (layer,))[:, 0].double()
+    features = of_states(states, read_at.features or default if read_at else default)
+    factors = [row.target.weight for row in labelled_rows]
     folds = torch.zeros(len(gold), dtype=torch.long)
     for label in set(gold.tolist()):
         of_label = gold == label
@@ -189,8 +191,8 @@ def start_of_head(inputs: Inputs, rows: Sequence[Encoded], num_labels: int, read
             outside = folds != fold
             if len(set(gold[outside].tolist())) < 2 or bool(outside.all()):
                 continue
-            kept = [factor for factor, is_out in zip(factors, outside.tolist(), strict=True) if is_out]
-            weight, bias = fitted(features[outside], gold[outside], kept, num_labels, penalty)
+            fold_factors = [factor for factor, is_out in zip(factors, outside.tolist(), strict=True) if is_out]
+            weight, bias = fitted(features[outside], gold[outside], fold_factors, num_labels, penalty)
             scores = (features[~outside].float() @ weight.T + bias).log_softmax(1)
             loss -= float(scores.gather(1, gold[~outside][:, None]).sum())
         losses.append((loss, penalty))

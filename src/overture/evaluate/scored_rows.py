@@ -30,18 +30,18 @@ def rows_of_run(store: Store, manifest: Manifest, split: str) -> tuple[str, list
         DataError: its data cannot be read, has no such rows, or has changed since.
     """
     run = run_of(store, manifest, "name a file of rows: overture eval NAME FILE")
-    begun = run.request()
-    task = validated(Task, begun.config.get("task"), str(run.folder / REQUEST))
+    request = run.request()
+    task = validated(Task, request.config.get("task"), str(run.folder / REQUEST))
     splits = load_splits(task)
-    chosen = split or ("test" if splits.test else "validation")
-    rows: list[Row] = getattr(splits, chosen)
+    split_name = split or ("test" if splits.test else "validation")
+    rows: list[Row] = getattr(splits, split_name)
     fix = "put it back as it was, or name a file of rows: overture eval NAME FILE"
-    check_rows(begun.rows, {chosen: facts_of(rows)}, task.data, fix)
+    check_rows(request.rows, {split_name: facts_of(rows)}, task.data, fix)
     if not rows:
         raise DataError(
-            f"the run has no {chosen} rows", where=run.name, fix="name a file of rows: overture eval NAME FILE"
+            f"the run has no {split_name} rows", where=run.name, fix="name a file of rows: overture eval NAME FILE"
         )
-    return chosen, rows
+    return split_name, rows
 
 
 def check_scorable(task: Task, rows: Sequence[Row]) -> None:

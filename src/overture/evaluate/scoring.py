@@ -52,9 +52,9 @@ class Scored:
     def kept_shares(self, task: Task, source: Literal["validation", "file"]) -> KeptShares | None:
         """The label shares of the rows, to be kept with a prompt; None where answers are not one of several labels."""
         pairs = [
-            (said.labels.index(str(gold)), said.shares)
-            for gold, said in zip(self.gold, self.predictions, strict=True)
-            if said.confidence is not None and said.shares is not None and gold in said.labels
+            (prediction.labels.index(str(gold)), prediction.shares)
+            for gold, prediction in zip(self.gold, self.predictions, strict=True)
+            if prediction.confidence is not None and prediction.shares is not None and gold in prediction.labels
         ]
         if not task.spec.is_one_of or not all(math.isfinite(sum(shares)) for _, shares in pairs):
             return None
@@ -114,13 +114,13 @@ def _of_parts(
     scorer: Scorer, rows: Sequence[Encoded], task: Task, max_tokens: int, progress: Progress
 ) -> list[Prediction]:
     predictions: dict[int, Prediction] = {}
-    numbered = [replace(row, row=index) for index, row in enumerate(rows)]
+    numbered_rows = [replace(row, row=index) for index, row in enumerate(rows)]
     room = Room(max_tokens)
 
     def predicted(batches: Sequence[list[Encoded]]) -> list[Prediction]:
         return [prediction for batch in batches for prediction in _predicted(scorer, batch, task)]
 
-    for batch in scoring_batches(numbered, max_tokens):
+    for batch in scoring_batches(numbered_rows, max_tokens):
         batch_predictions = room.run(partial(micro_batches, batch), predicted, num_padded)
         predictions.update((row.row, prediction) for row, prediction in zip(batch, batch_predictions, strict=True))
         progress(len(predictions), len(rows))
@@ -168,12 +168,12 @@ def score(
         progress: called with (done, all).
     """
     parts = _of_parts(scorer, rows, task, max_tokens, progress)
-    said = _merged(parts, rows, task)
+    predictions = _merged(parts, rows, task)
     gold = tuple(answers) or tuple(_gold_label(row) for row in rows)
     has_labels = all(row.label is not None for row in rows)
     loss = _label_loss(parts, rows) if has_labels else mean_loss(scorer, rows, max_tokens)
-    confidence = tuple(max(prediction.shares) for prediction in said if prediction.shares) if has_labels else ()
-    return Scored(gold, tuple(prediction.said for prediction in said), loss, confidence, tuple(said))
+    confidence = tuple(max(prediction.shares) for prediction in predictions if prediction.shares) if has_labels else ()
+    return Scored(gold, tuple(prediction.said for prediction in predictions), loss, confidence, tuple(predictions))
 
 
 def _gold_label(row: Encoded) -> str:
@@ -182,11 +182,11 @@ def _gold_label(row: Encoded) -> str:
     return row.target.candidates.labels[row.target.label]
 
 
-def _label_loss(said: Sequence[Prediction], rows: Sequence[Encoded]) -> float:
+def _label_loss(predictions: Sequence[Prediction], rows: Sequence[Encoded]) -> float:
     tiny = 1e-30
-    given = [(prediction.shares or ())[row.label or 0] for prediction, row in zip(said, rows, strict=True)]
+    shares = [(prediction.shares or ())[row.label or 0] for prediction, row in zip(predictions, rows, strict=True)]
     # A probability that is not a number must stay one: it tells that training diverged.
-    return -sum(math.nan if math.isnan(share) else math.log(max(share, tiny)) for share in given) / len(rows)
+    return -sum(math.nan if math.isnan(share) else math.log(max(share, tiny)) for share in shares) / len(rows)
 
 
 def mean_loss(scorer: Scorer, rows: Sequence[Encoded], max_tokens: int = 4096) -> float:
@@ -194,11 +194,11 @@ def mean_loss(scorer: Scorer, rows: Sequence[Encoded], max_tokens: int = 4096) -
     import torch
 
     with torch.no_grad():
-        known = [row for row in rows if row.target.is_known]
-        batches, room = scoring_batches(known, max_tokens), Room(max_tokens)
+        known_rows = [row for row in rows if row.target.is_known]
+        batches, room = scoring_batches(known_rows, max_tokens), Room(max_tokens)
 
         def loss(parts: Sequence[list[Encoded]]) -> float:
             return sum(float(torch.stack(scorer.ask(part, Losses(with_vector_targets=False))).sum()) for part in parts)
 
         total = sum(room.run(partial(micro_batches, batch), loss, num_padded) for batch in batches)
-        return total / max(sum(row.target.weight for row in known), 1.0)
+        return total / max(sum(row.target.weight for row in known_rows), 1.0)

@@ -53,7 +53,7 @@ def prompt_source(
     """
     tokenizer, info, inner = backbone.text.tokenizer, backbone.info, backbone.encoder
     # A manifest holds the fingerprint of the whole model, whichever side the prompt enters.
-    stored = _stored(store, backbone, lambda: source) if store else no_prompts
+    by_name = _stored(store, backbone, lambda: source) if store else no_prompts
     captions = backbone.captions
     source = PromptSource(
         hidden_size=info.hidden_size,
@@ -69,9 +69,11 @@ def prompt_source(
         head_rows=lambda ids: backbone.head_rows(ids).cpu(),
         candidates=encoder.candidates,
         examples=examples,
-        prompt=stored,
+        prompt=by_name,
         # Wherever a prompt stands, it is the decoder that predicts words.
-        encoder=replace(prompt_source(inner, encoder, examples), predicts_words=True, prompt=stored) if inner else None,
+        encoder=replace(prompt_source(inner, encoder, examples), predicts_words=True, prompt=by_name)
+        if inner
+        else None,
         null_id=tokenizer.null_id,
         bos_ids=tokenizer.bos_ids,
         has_words=backbone.family.has_words,
@@ -107,13 +109,13 @@ def _probe(
         *(element for row in examples for element in (row.label, *row.input_elements[:1], row.num_text)),
     )
     inputs = Inputs(backbone, cache, _MAX_TOKENS)
-    kept = None if inputs.cache is None else inputs.cache.get(key)
-    if kept is None:
+    probe_values = None if inputs.cache is None else inputs.cache.get(key)
+    if probe_values is None:
         weight, bias = start_of_head(inputs, examples, len(encoder.candidates.labels), read_at)
-        kept = torch.cat([weight, bias[:, None]], dim=1)
+        probe_values = torch.cat([weight, bias[:, None]], dim=1)
         if inputs.cache is not None:
-            inputs.cache.put(key, kept)
-    return kept[:, :-1].float().cpu().clone(), kept[:, -1].float().cpu().clone()
+            inputs.cache.put(key, probe_values)
+    return probe_values[:, :-1].float().cpu().clone(), probe_values[:, -1].float().cpu().clone()
 
 
 def _stored(store: Store, backbone: Backbone, source_of: Callable[[], PromptSource]) -> Callable[[str], Injection]:

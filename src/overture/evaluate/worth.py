@@ -57,12 +57,12 @@ def worth(a: Mapping[int, Resampled], b: Mapping[int, Resampled], seed: int = 0,
     drawn_RS = np.random.default_rng(seed).integers(0, num_seeds, size=(num_draws, num_seeds))
     curves_a, curves_b = _drawn(a, sizes_a, drawn_RS), _drawn(b, sizes_b, drawn_RS)
     distances = [_distance(sizes_a, of_a, sizes_b, of_b) for of_a, of_b in zip(curves_a, curves_b, strict=True)]
-    known = [distance for distance in distances if distance is not None]
-    share = len(known) / num_draws
+    known_distances = [distance for distance in distances if distance is not None]
+    share = len(known_distances) / num_draws
     ends: list[tuple[float | None, float | None]] = [(None, None), (None, None)]
     if whole is not None and share >= _MOSTLY:
         tails = [(1 - level) / 2, (1 + level) / 2]
-        quantiles = np.quantile(np.array(known)[:, :2], tails, axis=0).T.tolist()
+        quantiles = np.quantile(np.array(known_distances)[:, :2], tails, axis=0).T.tolist()
         # Each interval holds its value.
         ends = [(min(low, value), max(high, value)) for (low, high), value in zip(quantiles, whole[:2], strict=True)]
     rows, times, low, high = whole or (None, None, 0.0, 0.0)

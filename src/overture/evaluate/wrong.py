@@ -30,24 +30,24 @@ def all_mistakes(
     Raises:
         DataError: no rows, or not as many predictions as rows.
     """
-    wrong = wrong_rows(task.metric, gold, predicted, shown_rows(task, rows), confidences)
+    wrong_answers = wrong_rows(task.metric, gold, predicted, shown_rows(task, rows), confidences)
     of, names = metric_named(task.metric).of, tuple(task.words)
     has_one_label = of == "labels" and bool(names)
     places = [row.where for row in rows]
     summary = Mistakes(
-        num_wrong=len(wrong),
-        wrong=list(map(_shortened_row, wrong[:_MAX_ROWS])),
+        num_wrong=len(wrong_answers),
+        wrong=list(map(_shortened_row, wrong_answers[:_MAX_ROWS])),
         confusion=confusion(gold, predicted, places, names) if has_one_label else None,
         labels=label_scores(gold, predicted, of, names) if has_one_label or of in ("sets", "spans") else None,
     )
-    return summary, WrongRows(split=split, num_rows=len(rows), wrong=wrong)
+    return summary, WrongRows(split=split, num_rows=len(rows), wrong=wrong_answers)
 
 
 def wrong_rows(
     metric: str,
     gold: Answers,
     predicted: Answers,
-    shown: Sequence[ShownRow],
+    views: Sequence[ShownRow],
     confidences: Sequence[float] = (),
 ) -> list[WrongRow]:
     """The rows with wrong answers, the worst first; of equally bad ones the one that the model was surest of.
@@ -56,35 +56,35 @@ def wrong_rows(
         metric: a name in `METRICS`.
         gold: the right answers.
         predicted: the answers given.
-        shown: place and text of each row, and how parts of its answers are written.
+        views: place and text of each row, and how parts of its answers are written.
         confidences: probability of each answer given; empty where there are none.
 
     Raises:
         DataError: no rows, or not as many predictions as rows.
     """
-    check_rows(gold, predicted, shown)
+    check_rows(gold, predicted, views)
     measure = metric_named(metric)
     scores = _scores(measure, gold, predicted)
     is_right = measure.rows(gold, predicted)
     # An answer that differs from the right one may still have the full score: one more article, in SQuAD's.
     is_full = [right or (measure.of != "numbers" and scores[row] >= 1) for row, right in enumerate(is_right)]
-    wrong = [row for row, full in enumerate(is_full) if not full]
-    wrong.sort(key=lambda row: (scores[row], -confidences[row] if confidences else 0.0, row))
+    wrong_indices = [row for row, full in enumerate(is_full) if not full]
+    wrong_indices.sort(key=lambda row: (scores[row], -confidences[row] if confidences else 0.0, row))
 
     def wrong_row(row: int) -> WrongRow:
-        part, right, given = shown[row].part, gold[row], predicted[row]
+        part, gold_answer, answer = views[row].part, gold[row], predicted[row]
         return WrongRow(
-            where=shown[row].where,
-            text=shown[row].text,
-            gold=answer_text(right, part),
-            predicted=answer_text(given, part),
+            where=views[row].where,
+            text=views[row].text,
+            gold=answer_text(gold_answer, part),
+            predicted=answer_text(answer, part),
             confidence=confidences[row] if confidences else None,
-            missed=_left(right, given, part),
-            made_up=_left(given, right, part),
+            missed=_left(gold_answer, answer, part),
+            made_up=_left(answer, gold_answer, part),
             score=None if measure.of == "numbers" else scores[row],
         )
 
-    return list(map(wrong_row, wrong))
+    return list(map(wrong_row, wrong_indices))
 
 
 def _scores(measure: Metric, gold: Answers, predicted: Answers) -> list[float]:
@@ -99,11 +99,11 @@ def _scores(measure: Metric, gold: Answers, predicted: Answers) -> list[float]:
     return alone
 
 
-def _left(these: Hashable, those: Hashable, part: Callable[[Any], str] | None) -> list[str]:
+def _left(parts: Hashable, others: Hashable, part: Callable[[Any], str] | None) -> list[str]:
     """Parts of the first answer that the second lacks."""
-    if not part or not isinstance(these, tuple) or not isinstance(those, Collection):
+    if not part or not isinstance(parts, tuple) or not isinstance(others, Collection):
         return []
-    return [part(piece) for piece in these if piece not in those]
+    return [part(piece) for piece in parts if piece not in others]
 
 
 def shortened(text: str, length: int = _MAX_CHARACTERS) -> str:

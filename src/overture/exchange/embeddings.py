@@ -67,27 +67,27 @@ class Embedding:
 def diffusers_files(manifest: Manifest, tensors: "dict[str, torch.Tensor]") -> Files:
     """The file that diffusers' `load_textual_inversion` reads, and how to call it."""
     token, is_xl = _token(manifest), len(tensors) > 1
-    named = _of_xl(tensors) if is_xl else {token: tensors["text_encoder"]}
+    by_name = _of_xl(tensors) if is_xl else {token: tensors["text_encoder"]}
     code = (_TWO if is_xl else _ONE).format(model=manifest.backbone.id.partition("@")[0], token=token)
     text = f"# {manifest.name}\n\n{token} stands for {manifest.length} vectors.\n\n```python\n{code}```\n"
-    return {DIFFUSERS_FILE: tensor_bytes(named, manifest.name), "README.md": text.encode()}
+    return {DIFFUSERS_FILE: tensor_bytes(by_name, manifest.name), "README.md": text.encode()}
 
 
 def webui_files(manifest: Manifest, tensors: "dict[str, torch.Tensor]") -> Files:
     """The file for a web UI's folder of embeddings; its name is the word to write."""
-    named = _of_xl(tensors) if len(tensors) > 1 else {_SINGLE: tensors["text_encoder"]}
-    return {f"{_file_name(manifest)}.safetensors": tensor_bytes(named, manifest.name)}
+    by_name = _of_xl(tensors) if len(tensors) > 1 else {_SINGLE: tensors["text_encoder"]}
+    return {f"{_file_name(manifest)}.safetensors": tensor_bytes(by_name, manifest.name)}
 
 
 def lost_in_diffusers(manifest: Manifest, tensors: "Mapping[str, torch.Tensor]") -> list[str]:
     """Sentences on what the file does not hold."""
-    lost = ["The model is not named in the file that diffusers reads; README.md names it."]
+    sentences = ["The model is not named in the file that diffusers reads; README.md names it."]
     if len(tensors) > 1:
-        lost.append(
+        sentences.append(
             "Where the second text encoder's config says eos_token_id 2, diffusers reads its summary at the "
             "concept and not at the caption's end; set it to 49407 before."
         )
-    return lost
+    return sentences
 
 
 def lost_in_webui(manifest: Manifest, tensors: "Mapping[str, torch.Tensor]") -> list[str]:
@@ -134,14 +134,14 @@ def fitted_vectors(embedding: Embedding, widths: Mapping[str, int], model: str) 
     Raises:
         ArtifactError: they are of another kind of model.
     """
-    got = {name: int(value.shape[1]) for name, value in embedding.vectors.items()}
-    if got != dict(widths):
-        shown = [", ".join(f"{name} {width}" for name, width in both.items()) for both in (got, widths)]
+    own_widths = {name: int(value.shape[1]) for name, value in embedding.vectors.items()}
+    if own_widths != dict(widths):
+        texts = [", ".join(f"{name} {width}" for name, width in sizes.items()) for sizes in (own_widths, widths)]
         raise ArtifactError(
             "the embedding is of another kind of model",
             where=embedding.where,
-            got=f"width {shown[0]}",
-            wanted=f"{shown[1]}, of {model}",
+            got=f"width {texts[0]}",
+            wanted=f"{texts[1]}, of {model}",
             fix="name its model with --backbone: 768 is Stable Diffusion 1, 1024 is 2, 768 and 1280 are XL",
         )
     return {name: value.float().contiguous() for name, value in embedding.vectors.items()}
@@ -151,12 +151,12 @@ def _file_of(path: Path) -> Path:
     if path.is_dir():
         names = sorted(file.name for file in path.iterdir())
         safe = [name for name in names if name.endswith(".safetensors")]
-        pickled = [name for name in names if name.lower().endswith(precheck.PICKLE_SUFFIXES)]
-        chosen = [name for name in safe if name == DIFFUSERS_FILE] or safe or pickled[:1]
-        if len(chosen) != 1:
+        pickle_names = [name for name in names if name.lower().endswith(precheck.PICKLE_SUFFIXES)]
+        candidates = [name for name in safe if name == DIFFUSERS_FILE] or safe or pickle_names[:1]
+        if len(candidates) != 1:
             got = ", ".join(names[:5]) or "nothing"
             raise ArtifactError("the folder holds no embedding", where=str(path), got=got, wanted=DIFFUSERS_FILE)
-        path = path / chosen[0]
+        path = path / candidates[0]
     if path.name.lower().endswith(precheck.PICKLE_SUFFIXES):
         got = "a pickle can run code when it is read; it was not opened"
         raise ArtifactError("the embedding is pickled", where=str(path), got=got, wanted="safetensors", fix=_CONVERT)

@@ -141,8 +141,13 @@ def npy_files(manifest: Manifest, tensors: "dict[str, torch.Tensor]") -> Files:
         ArtifactError: a tensor's name cannot be a file's.
     """
     import numpy
+    import torch
 
-    arrays = {name: _array(tensor) for name, tensor in _checked(manifest, tensors).items()}
+    # NumPy has no bfloat16; float32 holds each of its values.
+    arrays: dict[str, Any] = {
+        name: (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).contiguous().numpy()
+        for name, tensor in _checked(manifest, tensors).items()
+    }
     files: Files = {}
     for name, array in arrays.items():
         buffer = io.BytesIO()
@@ -179,13 +184,6 @@ def _checked(manifest: Manifest, tensors: "dict[str, torch.Tensor]") -> "dict[st
     return tensors
 
 
-def _array(tensor: "torch.Tensor") -> Any:
-    import torch
-
-    # NumPy has no bfloat16; float32 holds each of its values.
-    return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).contiguous().numpy()
-
-
 def _facts(name: str, tensor: "torch.Tensor") -> dict[str, Any]:
     facts: dict[str, Any] = {"shape": list(tensor.shape), "dtype": str(tensor.dtype).removeprefix("torch.")}
     return facts | ({"axes": _AXES[name]} if name in _AXES else {})
@@ -216,23 +214,23 @@ def lost_in_arrays(manifest: Manifest, tensors: Mapping[str, Any]) -> list[str]:
         manifest: describes the tensors.
         tensors: by name; their values are not looked at.
     """
-    ref, lost = manifest.backbone, list[str]()
+    ref, sentences = manifest.backbone, list[str]()
     if _is_network(tensors):
-        lost.append(
+        sentences.append(
             f"The prompt depends on the row: the tensors are the weights with which method {manifest.method!r} makes "
             "it from the mean of a text's token vectors. That computation does not travel."
         )
     if manifest.layer:
-        lost.append(
+        sentences.append(
             f"The vectors are no input embeddings: they join the text's hidden states before layer {manifest.layer}, "
             "counted from 0, and the text runs alone below it. A program that takes input embeddings cannot do that."
         )
     elif ref.embedding_size and "vectors" in tensors:
-        lost.append(
+        sentences.append(
             f"The vectors are no input embeddings: {ref.id} maps token vectors of width {ref.embedding_size} to width "
             f"{ref.hidden_size}, and the vectors stand behind that map."
         )
-    return lost + [sentence for name, sentence in _LOST.items() if name in tensors]
+    return sentences + [sentence for name, sentence in _LOST.items() if name in tensors]
 
 
 _LOST = {
@@ -253,13 +251,13 @@ _LOST = {
 def lost_in_peft(manifest: Manifest, tensors: Mapping[str, Any]) -> list[str]:
     """Sentences on what an adapter's files do not hold; prompts that peft cannot hold are refused."""
     del tensors
-    lost = ["The template and the labels are not in the files that peft reads; they stand in README.md."]
+    sentences = ["The template and the labels are not in the files that peft reads; they stand in README.md."]
     if (hub_id := HUB_IDS.get(manifest.backbone.id)) is not None:
-        lost.append(
+        sentences.append(
             f"The adapter names {hub_id}, from which the package's four-bit {manifest.backbone.id} was made: on the "
             "Hub's own weights the logits differ a little, so measure again there."
         )
-    return lost
+    return sentences
 
 
 def peft_gap(manifest: Manifest, tensors: "dict[str, torch.Tensor]") -> str:

@@ -135,13 +135,13 @@ def _check_kind(values: Mapping[str, Any], where: str) -> None:
             problems=dangers,
         )
     kind, task_type = values.get("peft_type"), values.get("task_type")
-    known = {name for forms in FORMATS.values() for name in forms}
-    if not isinstance(kind, str) or kind not in known:
+    kinds = {name for forms in FORMATS.values() for name in forms}
+    if not isinstance(kind, str) or kind not in kinds:
         raise ArtifactError(
             "the adapter is no prompt that can be imported",
             where=where,
             got=f"peft_type {kind!r:.80}",
-            wanted=", ".join(sorted(known)),
+            wanted=", ".join(sorted(kinds)),
             fix="adapters that change the model's weights, such as LoRA, are no prompts: use them with peft",
         )
     if not isinstance(task_type, str) or task_type not in FORMATS or kind not in FORMATS[task_type]:
@@ -152,9 +152,11 @@ def _check_kind(values: Mapping[str, Any], where: str) -> None:
             wanted=", ".join(name for name, forms in FORMATS.items() if kind in forms),
             fix="only prompts of language models and of sequence classification can be imported",
         )
-    saved = values.get("modules_to_save") or []
-    is_only_head = FORMATS[task_type][kind].has_head and isinstance(saved, list) and set(saved) <= set(HEAD)
-    if saved and not is_only_head:
+    extra_modules = values.get("modules_to_save") or []
+    is_only_head = (
+        FORMATS[task_type][kind].has_head and isinstance(extra_modules, list) and set(extra_modules) <= set(HEAD)
+    )
+    if extra_modules and not is_only_head:
         raise ArtifactError(
             "the adapter is more than a prompt: it brings trained modules of the model",
             where=where,
@@ -203,19 +205,21 @@ def _tensors(path: Path, form: Format) -> "tuple[dict[str, torch.Tensor], dict[s
 
 def _check_names(names: Sequence[str], form: Format, where: str) -> None:
     """Refuse a file whose header names other tensors than those of a prompt and its classifier."""
-    wanted = (TABLE, *form.extra)
+    expected_names = (TABLE, *form.extra)
     heads = {name: match[1] for name in names if form.has_head and (match := _HEAD.fullmatch(name))}
-    others = set(names).difference(heads)
+    other_names = set(names).difference(heads)
     # One tensor under several names: which of them peft takes depends on their order.
-    repeated = [name for name, part in heads.items() if list(heads.values()).count(part) > 1]
-    problems = [Problem(f"{name!r:.80}", "stands more than once") for name in sorted(repeated)]
-    problems += [Problem(f"{name!r:.80}", "is no part of a prompt") for name in sorted(others.difference(wanted))]
-    problems += [Problem(name, "is missing") for name in wanted if name not in others]
+    repeats = [name for name, part in heads.items() if list(heads.values()).count(part) > 1]
+    problems = [Problem(f"{name!r:.80}", "stands more than once") for name in sorted(repeats)]
+    problems += [
+        Problem(f"{name!r:.80}", "is no part of a prompt") for name in sorted(other_names.difference(expected_names))
+    ]
+    problems += [Problem(name, "is missing") for name in expected_names if name not in other_names]
     if problems:
         raise ArtifactError(
             "the file does not hold the tensors of a prompt",
             where=where,
-            wanted=", ".join(wanted),
+            wanted=", ".join(expected_names),
             fix="an adapter with a head or embeddings of its own is more than a prompt: use it with peft",
             problems=problems,
         )
@@ -223,9 +227,11 @@ def _check_names(names: Sequence[str], form: Format, where: str) -> None:
 
 def _contradictions(config: AdapterConfig, form: Format, tensors: "dict[str, torch.Tensor]") -> Iterator[Problem]:
     """Differences between config and tensors; facts that the config leaves out are not compared."""
-    wrong = [Problem(n, f"shape {list(t.shape)}") for n, t in tensors.items() if t.dim() != (2 if n == TABLE else 3)]
-    if wrong:
-        yield from wrong
+    odd_shapes = [
+        Problem(n, f"shape {list(t.shape)}") for n, t in tensors.items() if t.dim() != (2 if n == TABLE else 3)
+    ]
+    if odd_shapes:
+        yield from odd_shapes
         return
     table = tensors[TABLE]
     is_seq2seq = form.kinds == ("encoder-decoder",)
@@ -242,8 +248,11 @@ def _contradictions(config: AdapterConfig, form: Format, tensors: "dict[str, tor
             yield Problem(TABLE, f"{table.shape[1]} columns, the config says {layers} * {config.token_dim}")
     if form.extra:
         cols, rows = (tensors[name] for name in form.extra)
-        wanted = ([rows.shape[0], table.shape[0], rows.shape[1]], [cols.shape[0], cols.shape[2], table.shape[1]])
-        for name, shape in zip(form.extra, wanted, strict=True):
+        expected_shapes = (
+            [rows.shape[0], table.shape[0], rows.shape[1]],
+            [cols.shape[0], cols.shape[2], table.shape[1]],
+        )
+        for name, shape in zip(form.extra, expected_shapes, strict=True):
             if list(tensors[name].shape) != shape:
                 yield Problem(name, f"shape {list(tensors[name].shape)}, wanted {shape}")
 
@@ -311,8 +320,8 @@ def adapter_files(manifest: "Manifest", tensors: "dict[str, torch.Tensor]") -> d
         type_keys = {"peft_type": "PREFIX_TUNING", "prefix_projection": False, "init_weights": None}
         type_keys["encoder_hidden_size"] = shape["token_dim"]
     elif not type_keys:
-        unused = dict.fromkeys(("prompt_tuning_init_text", "tokenizer_kwargs", "tokenizer_name_or_path"))
-        type_keys = {"peft_type": "PROMPT_TUNING", "prompt_tuning_init": "RANDOM", **unused}
+        empty_keys = dict.fromkeys(("prompt_tuning_init_text", "tokenizer_kwargs", "tokenizer_name_or_path"))
+        type_keys = {"peft_type": "PROMPT_TUNING", "prompt_tuning_init": "RANDOM", **empty_keys}
     form = FORMATS[task_type][type_keys["peft_type"]]
     # The factors of one task, for types that have them: each vector is taken as it is.
     ones = {}
@@ -357,11 +366,11 @@ def check_place(manifest: "Manifest") -> None:
         raise _no_form(manifest, f"{manifest.method} at {manifest.place}", prefix_place)
 
 
-def _no_form(manifest: "Manifest", got: str, prefix_place: str) -> ArtifactError:
+def _no_form(manifest: "Manifest", form: str, prefix_place: str) -> ArtifactError:
     return ArtifactError(
         "peft has no form for this prompt",
         where=manifest.ref,
-        got=got,
+        got=form,
         wanted=f"vectors at before, or keys and values at {prefix_place}: peft puts prompts in front of the text only",
         fix="export with --to npy or --to json, or tune with --method vectors --place before, "
         f"or --method prefix --place {prefix_place}",
@@ -453,15 +462,15 @@ def _written_columns(tensors: "dict[str, torch.Tensor]", kind: ModelKind) -> "tu
 
     layers, heads, length, width = tensors["keys"].shape
     # [2, N, H, P, K] to [P, N, 2, H, K]: the inverse of `_as_columns`.
-    both = torch.stack([tensors["keys"], tensors["values"]]).permute(3, 1, 0, 2, 4)
+    memory = torch.stack([tensors["keys"], tensors["values"]]).permute(3, 1, 0, 2, 4)
     seq2seq_keys: dict[str, Any] = {}
     if kind == "encoder-decoder":
         # Layer i reads the entry of layer 2 i of twice as many; the entries between are never read.
-        both = both.repeat_interleave(2, dim=1)
+        memory = memory.repeat_interleave(2, dim=1)
         layers *= 2
         seq2seq_keys = {"num_layers": layers, "num_transformer_submodules": 2}
     shape = {"num_attention_heads": heads, "token_dim": heads * width}
-    return shape | seq2seq_keys, both.reshape(length, layers * 2 * heads * width)
+    return shape | seq2seq_keys, memory.reshape(length, layers * 2 * heads * width)
 
 
 def _type_of_method(manifest: "Manifest", formats: Mapping[str, Format], is_memory: bool) -> dict[str, Any]:

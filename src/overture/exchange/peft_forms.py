@@ -153,12 +153,12 @@ def _table_of_task(tensors: Tensors, config: AdapterConfig, task_id: int, where:
     """A task's prompt: the shared vectors times the task's matrix of low rank, P * (cols @ rows)."""
     del config
     # peft computes in float32, whatever the file holds.
-    shared, cols, rows = (tensors[name].float() for name in (TABLE, *_TASK_TENSORS))
+    vectors, cols, rows = (tensors[name].float() for name in (TABLE, *_TASK_TENSORS))
     if not 0 <= task_id < cols.shape[0]:
         raise ConfigError(
             "the adapter has no such task", where=where, got=str(task_id), wanted=f"0 to {cols.shape[0] - 1}"
         )
-    return shared * (cols[task_id] @ rows[task_id])
+    return vectors * (cols[task_id] @ rows[task_id])
 
 
 def _table_of_task_in_encoder(tensors: Tensors, config: AdapterConfig, task_id: int, where: str) -> "torch.Tensor":
@@ -185,18 +185,18 @@ def _vector_misfits(adapter: Adapter, model: ModelShape) -> Iterator[Problem]:
 
 
 def _column_misfits(adapter: Adapter, model: ModelShape) -> Iterator[Problem]:
-    heads, both = adapter.config.num_attention_heads, adapter.config.token_dim
+    heads, width = adapter.config.num_attention_heads, adapter.config.token_dim
     if adapter.config.num_layers is not None and not _are_enough(adapter.config.num_layers, model):
         yield Problem("layers", f"{adapter.config.num_layers}, {model.id} has {model.num_layers}")
     if heads not in (None, model.num_kv_heads):
         yield Problem("key/value heads", f"{heads}, {model.id} has {model.num_kv_heads}")
-    wanted = model.num_kv_heads * model.head_dim
-    if both not in (None, wanted):
-        yield Problem("width of a layer's keys", f"{both}, {model.id} has {wanted}")
-    layers, rest = divmod(adapter.table.shape[1], 2 * wanted)
-    if rest or not _are_enough(layers, model):
-        needed = f"{model.num_layers * 2 * wanted}"
-        yield Problem("numbers of a token", f"{adapter.table.shape[1]}, {model.id} needs {needed}")
+    expected_width = model.num_kv_heads * model.head_dim
+    if width not in (None, expected_width):
+        yield Problem("width of a layer's keys", f"{width}, {model.id} has {expected_width}")
+    layers, remainder = divmod(adapter.table.shape[1], 2 * expected_width)
+    if remainder or not _are_enough(layers, model):
+        num_needed = f"{model.num_layers * 2 * expected_width}"
+        yield Problem("numbers of a token", f"{adapter.table.shape[1]}, {model.id} needs {num_needed}")
 
 
 def _are_enough(layers: int, model: ModelShape) -> bool:
@@ -207,10 +207,10 @@ def _are_enough(layers: int, model: ModelShape) -> bool:
 def _as_columns(adapter: Adapter, model: ModelShape) -> Tensors:
     """[P, N * 2 * H * K] to keys and values [N, H, P, K]: a token's numbers run over layers, key and value, heads."""
     table, (heads, width) = adapter.table, (model.num_kv_heads, model.head_dim)
-    both = table.reshape(table.shape[0], -1, 2, heads, width).permute(2, 1, 3, 0, 4)
+    memory = table.reshape(table.shape[0], -1, 2, heads, width).permute(2, 1, 3, 0, 4)
     if model.kind == "encoder-decoder":
-        both = both[:, [2 * layer % both.shape[1] for layer in range(model.num_layers)]]
-    return {"keys": both[0].contiguous(), "values": both[1].contiguous()}
+        memory = memory[:, [2 * layer % memory.shape[1] for layer in range(model.num_layers)]]
+    return {"keys": memory[0].contiguous(), "values": memory[1].contiguous()}
 
 
 # -- classifiers
@@ -229,17 +229,17 @@ def _with_head(inner: Format) -> Format:
 
 
 def _head_misfits(head: Tensors, model: ModelShape) -> Iterator[Problem]:
-    known = _known_head(head)
-    if known is None or (model.kind == "encoder") != (known != "score"):
+    kind = _known_head(head)
+    if kind is None or (model.kind == "encoder") != (kind != "score"):
         yield Problem("classifier", f"{', '.join(sorted(head)) or 'none'}: no {model.kind}'s that is known")
         return
-    if known == "classifier" and model.pooler is None:
+    if kind == "classifier" and model.pooler is None:
         yield Problem("pooler", f"{model.id} was loaded without one: name the folder of the classification model")
-    rows = head[_ROWS[known]]
+    rows = head[_ROWS[kind]]
     if rows.shape[0] != model.num_labels:
         yield Problem("labels", f"{rows.shape[0]} in the classifier, {model.num_labels} in the task file")
     for name, tensor in head.items():
-        if tensor.shape[-1] != (rows.shape[0] if name == _BIAS.get(known) else model.hidden_size):
+        if tensor.shape[-1] != (rows.shape[0] if name == _BIAS.get(kind) else model.hidden_size):
             yield Problem(name, f"shape {list(tensor.shape)}, {model.id} has width {model.hidden_size}")
 
 

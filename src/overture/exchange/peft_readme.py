@@ -32,7 +32,7 @@ def adapter_readme(manifest: "Manifest", base: str, task_type: str, has_tasks: b
     facts = [("Model", base), ("Weights, SHA-256", manifest.backbone.weights_sha256), ("Prompt", manifest.ref)]
     facts += [(name, f"{value:.4g}") for name, value, _ in manifest.metrics.named()]
     template = task.get("template") or "not recorded"
-    shown = (
+    template_text = (
         template if isinstance(template, str) else "\n".join(f"[{turn['role']}] {turn['content']}" for turn in template)
     )
     sections = [
@@ -44,7 +44,7 @@ def adapter_readme(manifest: "Manifest", base: str, task_type: str, has_tasks: b
         "Overture gives. The prompt stands at the first positions, the text follows. It fits only the weights named "
         "below.",
         "Template:",
-        code_block(shown),
+        code_block(template_text),
     ]
     if labels := task.get("labels"):
         words = [

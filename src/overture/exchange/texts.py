@@ -32,23 +32,23 @@ def _facts(manifest: Manifest) -> tuple[TextPrompt, Task]:
 
 
 def messages_of(
-    text: TextPrompt, task: Task, shown: Callable[[str], str] = lambda name: f"{{{name}}}"
+    text: TextPrompt, task: Task, placeholder: Callable[[str], str] = lambda name: f"{{{name}}}"
 ) -> list[Message]:
     """The prompt as messages: the instruction, each example as a user's and an assistant's turn, the row.
 
     Args:
         text: the words.
         task: its template is a text or messages.
-        shown: a field's placeholder, by its name.
+        placeholder: a field's placeholder, by its name.
     """
     template = task.template
     turns = [("user", template)] if isinstance(template, str) else [(part.role, part.content) for part in template]
-    parsed = [(role, parse(content)) for role, content in turns]
-    last = max(number for number, (_, pieces) in enumerate(parsed) if any(isinstance(p, Slot) for p in pieces))
+    parsed_turns = [(role, parse(content)) for role, content in turns]
+    last = max(number for number, (_, pieces) in enumerate(parsed_turns) if any(isinstance(p, Slot) for p in pieces))
 
-    def filled(values: Callable[[str], str]) -> list[Message]:
+    def messages_with(values: Callable[[str], str]) -> list[Message]:
         messages = []
-        for number, (role, pieces) in enumerate(parsed):
+        for number, (role, pieces) in enumerate(parsed_turns):
             words = _filled(pieces, values, text.after if number == last else "")
             messages.append({"role": role, "content": words})
         return messages
@@ -58,11 +58,11 @@ def messages_of(
         message
         for shot in text.shots
         for message in (
-            *(turn for turn in filled(lambda name: shot.fields.get(name, "")) if turn["role"] != "system"),  # noqa: B023
+            *(turn for turn in messages_with(lambda name: shot.fields.get(name, "")) if turn["role"] != "system"),  # noqa: B023
             {"role": "assistant", "content": shot.answer.strip()},
         )
     ]
-    row = filled(shown)
+    row = messages_with(placeholder)
     systems = [message for message in row if message["role"] == "system"]
     return [*opening, *systems, *shots, *(message for message in row if message["role"] != "system")]
 
@@ -78,17 +78,17 @@ def _filled(pieces: Sequence[Parsed], values: Callable[[str], str], behind: str)
     return "".join(parts)
 
 
-def plain_text(text: TextPrompt, task: Task, shown: Callable[[str], str] = lambda name: f"{{{name}}}") -> str:
+def plain_text(text: TextPrompt, task: Task, placeholder: Callable[[str], str] = lambda name: f"{{{name}}}") -> str:
     """The prompt as the one text that the model was scored with; chats as lines of roles.
 
     Args:
         text: the words.
         task: its template.
-        shown: a field's placeholder, by its name.
+        placeholder: a field's placeholder, by its name.
     """
     if isinstance(task.template, str):
-        return text.before + _filled(parse(task.template), shown, text.after)
-    return "\n\n".join(f"[{message['role']}]\n{message['content']}" for message in messages_of(text, task, shown))
+        return text.before + _filled(parse(task.template), placeholder, text.after)
+    return "\n\n".join(f"[{message['role']}]\n{message['content']}" for message in messages_of(text, task, placeholder))
 
 
 def text_files(manifest: Manifest, tensors: "dict[str, torch.Tensor]") -> Files:
@@ -150,8 +150,8 @@ def lm_eval_files(manifest: Manifest, tensors: "dict[str, torch.Tensor]") -> Fil
 
 def _as_jinja(text: TextPrompt, task: Task) -> str:
     """The prompt as one template of Jinja's, or Nunjucks', whose own marks in the words are written as text."""
-    shown = plain_text(text, task, lambda name: f"\0{name}\0")
-    literal = re.sub(r"\{[{%#]", lambda mark: f"{{{{ '{mark.group()}' }}}}", shown)
+    marked_text = plain_text(text, task, lambda name: f"\0{name}\0")
+    literal = re.sub(r"\{[{%#]", lambda mark: f"{{{{ '{mark.group()}' }}}}", marked_text)
     return re.sub("\0(.*?)\0", lambda field: f"{{{{ {field.group(1)} }}}}", literal)
 
 
@@ -163,16 +163,18 @@ def lost_in_text(manifest: Manifest, tensors: Mapping[str, Any]) -> list[str]:
     """Sentences on what other programs do otherwise."""
     del tensors
     text, task = _facts(manifest)
-    lost = ["The words travel to any model; the scores hold for the model that they were found with."]
+    sentences = ["The words travel to any model; the scores hold for the model that they were found with."]
     if task.is_calibrated:
-        lost.append("Label scores are calibrated here; a program that only compares words gives other answers.")
+        sentences.append("Label scores are calibrated here; a program that only compares words gives other answers.")
     if task.is_scaled:
-        lost.append("Label scores have a temperature and biases here; a program that only compares words has neither.")
+        sentences.append(
+            "Label scores have a temperature and biases here; a program that only compares words has neither."
+        )
     if any(len(words) > 1 for words in task.words.values()):
-        lost.append("A label with several words has the first of them; here their probabilities add up.")
+        sentences.append("A label with several words has the first of them; here their probabilities add up.")
     if text.shots and not isinstance(task.template, str):
-        lost.append("Examples stand as turns of the chat, as the model's own chat template writes them.")
-    return lost
+        sentences.append("Examples stand as turns of the chat, as the model's own chat template writes them.")
+    return sentences
 
 
 TEXT_FORMATS: "dict[str, Callable[[Manifest, dict[str, torch.Tensor]], Files]]" = {

@@ -226,8 +226,8 @@ class OvertureConnector(KVConnectorBase_V1):  # type: ignore[misc]
     def get_transfer_results(self, finished_req_ids: set[str]) -> KVConnectorTransferResults:
         """Requests that waited for a prompt that cannot be used."""
         del finished_req_ids
-        failed, self._reported = self._reported, set()
-        return KVConnectorTransferResults(finished_recving=set(failed), failed_recving=set(failed))
+        request_ids, self._reported = self._reported, set()
+        return KVConnectorTransferResults(finished_recving=set(request_ids), failed_recving=set(request_ids))
 
     def get_block_ids_with_load_errors(self) -> set[int]:
         """Blocks that could not be filled since they were asked for last."""
@@ -244,15 +244,15 @@ class OvertureConnector(KVConnectorBase_V1):  # type: ignore[misc]
         """Nothing is saved."""
 
 
-def _warn(what: str, error: Exception) -> None:
+def _warn(subject: str, error: Exception) -> None:
     """One line: what a request sent may hold anything."""
     text = error.args[0] if isinstance(error, OvertureError) else f"{type(error).__name__}: {error}"
-    _log.warning("Overture: %r fails: %.400r", what, str(text))
+    _log.warning("Overture: %r fails: %.400r", subject, str(text))
 
 
 def _layer_number(name: str) -> int | None:
-    _, separator, rest = name.partition("layers.")
-    number = rest.partition(".")[0]
+    _, separator, tail = name.partition("layers.")
+    number = tail.partition(".")[0]
     return int(number) if separator and number.isdigit() else None
 
 
@@ -294,5 +294,5 @@ def _refuse_untested(vllm_config: Any, kv_cache_config: Any) -> None:
             getattr(vllm_config.kv_transfer_config, "kv_load_failure_policy", "fail") != "fail"
         ),
     }
-    if untested := [what for what, is_so in problems.items() if is_so]:
-        raise ValueError(f"Overture's connector was not tested with {'; '.join(untested)}")
+    if features := [feature for feature, is_so in problems.items() if is_so]:
+        raise ValueError(f"Overture's connector was not tested with {'; '.join(features)}")

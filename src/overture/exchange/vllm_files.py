@@ -133,13 +133,11 @@ def read_served(folder: Path) -> ServedPrompt:
 
 def weight_files_digest(folder: Path) -> str:
     """Fingerprint of a folder's safetensors files, as `engine.model_files.model_files` makes it; empty without any."""
-    digests = [_sha256_of(file) for file in sorted(folder.glob("*.safetensors"))]
+    digests = []
+    for file in sorted(folder.glob("*.safetensors")):
+        with file.open("rb") as handle:
+            digests.append(hashlib.file_digest(handle, "sha256").hexdigest())
     return hashlib.sha256("".join(digests).encode()).hexdigest() if len(digests) > 1 else "".join(digests)
-
-
-def _sha256_of(file: Path) -> str:
-    with file.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 # -- within vLLM
@@ -207,8 +205,8 @@ class PromptFolder:
             UnknownPrompt: there is none of this name.
             ArtifactError: it is damaged, holds values that are no numbers, was made for another model, or is another.
         """
-        kept = self._kept.get(name) if isinstance(name, str) else None
-        prompt = kept or self._read(name)
+        cached_prompt = self._kept.get(name) if isinstance(name, str) else None
+        prompt = cached_prompt or self._read(name)
         if source_sha256 is not None and source_sha256 != prompt.facts.source_sha256:
             raise ArtifactError(
                 "another prompt of this name is in the folder",
@@ -217,11 +215,11 @@ class PromptFolder:
                 wanted=prompt.facts.source_sha256,
                 fix="give each store a folder of its own",
             )
-        if kept is None:
+        if cached_prompt is None:
             self._kept[name], self._num_bytes = prompt, self._num_bytes + prompt.num_bytes
             while self._num_bytes > self.budget_bytes and len(self._kept) > 1:
-                _, dropped = self._kept.popitem(last=False)
-                self._num_bytes -= dropped.num_bytes
+                _, oldest = self._kept.popitem(last=False)
+                self._num_bytes -= oldest.num_bytes
         self._kept.move_to_end(name)
         return prompt
 
@@ -245,11 +243,11 @@ class PromptFolder:
             raise ArtifactError("the file is damaged", where=str(path), got=digest, wanted=facts.tensors_sha256)
         precheck.check_finite_bytes(raw, str(path))
         tensors = safetensors.torch.load(raw)
-        wanted = (facts.num_layers, facts.num_kv_heads, facts.length, facts.head_dim)
-        if set(tensors) != _TENSORS or any(tuple(tensor.shape) != wanted for tensor in tensors.values()):
+        shape = (facts.num_layers, facts.num_kv_heads, facts.length, facts.head_dim)
+        if set(tensors) != _TENSORS or any(tuple(tensor.shape) != shape for tensor in tensors.values()):
             shapes = ", ".join(f"{key} {list(tensor.shape)}" for key, tensor in sorted(tensors.items()))
             raise ArtifactError(
-                "the tensors are not the prompt's", where=str(path), got=shapes, wanted=f"keys, values {list(wanted)}"
+                "the tensors are not the prompt's", where=str(path), got=shapes, wanted=f"keys, values {list(shape)}"
             )
         self.num_reads += 1
         keys, values = (tensors[key].transpose(1, 2).contiguous() for key in ("keys", "values"))
@@ -263,9 +261,9 @@ class PromptFolder:
             for name in names
             if getattr(facts, name) != getattr(self.model, name)
         ]
-        known = self.model.weight_files_sha256
-        if known and known not in (facts.weight_files_sha256, facts.backbone.weights_sha256):
-            problems.append(Problem("weights", f"{facts.weight_files_sha256:.12}, the model has {known:.12}"))
+        digest = self.model.weight_files_sha256
+        if digest and digest not in (facts.weight_files_sha256, facts.backbone.weights_sha256):
+            problems.append(Problem("weights", f"{facts.weight_files_sha256:.12}, the model has {digest:.12}"))
         if problems:
             raise ArtifactError(
                 "the prompt was made for another model",

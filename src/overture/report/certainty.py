@@ -15,7 +15,7 @@ def certainty_lines(result: Evaluation) -> Iterator[str]:
             f"average, {sets.single.value:.0%} of the sets have one."
         )
     if certainty and (abstaining := certainty.abstaining):
-        answered, precision = abstaining.answered, abstaining.precision
+        share, precision = abstaining.answered, abstaining.precision
         rights = (
             f"{precision.value:.1%} of them right (95% interval {precision.low:.1%} to {precision.high:.1%}, "
             f"{precision.n} rows; wanted {abstaining.wanted:g})"
@@ -23,6 +23,6 @@ def certainty_lines(result: Evaluation) -> Iterator[str]:
             else "so none can be wrong"
         )
         yield (
-            f"Answers only where sure (confidence above {abstaining.above:.4g}): {answered.value:.1%} of the rows are "
+            f"Answers only where sure (confidence above {abstaining.above:.4g}): {share.value:.1%} of the rows are "
             f"answered, {rights}."
         )

@@ -32,7 +32,9 @@ def curve(result: Summary, width: int = WIDE) -> alt.LayerChart | None:
     sizes = list(result.sizes)
     # Ways stand side by side at a size.
     middle = (len(result.ways) - 1) / 2
-    shifted = [{**score.dump(), "at": score.size * 1.02 ** (result.ways.index(score.way) - middle)} for score in scores]
+    placed_scores = [
+        {**score.dump(), "at": score.size * 1.02 ** (result.ways.index(score.way) - middle)} for score in scores
+    ]
     rows = alt.X(
         "at:Q",
         title="training rows",
@@ -41,7 +43,7 @@ def curve(result: Summary, width: int = WIDE) -> alt.LayerChart | None:
     )
     axis = alt.Y("value:Q", title=_metric(result), scale=alt.Scale(zero=False))
     colour, shape = _marks(result, width)
-    base = alt.Chart(data(shifted))
+    base = alt.Chart(data(placed_scores))
     lines = base.mark_line(strokeWidth=2).encode(x=rows, y=axis, color=colour, strokeDash=dash_of("way", result.ways))
     points = base.mark_point(filled=True, size=70, opacity=1).encode(x=rows, y=axis, color=colour, shape=shape)
     spans = base.mark_rule(strokeWidth=1.5, opacity=0.5).encode(
@@ -103,8 +105,8 @@ def costs(result: Summary, width: int = WIDE) -> alt.HConcatChart | alt.VConcatC
     ledger = [cost for cost in result.costs_at_largest if cost.way in scores]
     panels: list[alt.LayerChart] = []
     for kind, title in kinds.items():
-        trained = [cost for cost in ledger if cost.trainable and getattr(cost, kind) > 0]
-        points = [{**scores[cost.way].dump(), "cost": getattr(cost, kind)} for cost in trained]
+        trained_costs = [cost for cost in ledger if cost.trainable and getattr(cost, kind) > 0]
+        points = [{**scores[cost.way].dump(), "cost": getattr(cost, kind)} for cost in trained_costs]
         free = [scores[cost.way] for cost in ledger if not cost.trainable]
         if not points:
             return None

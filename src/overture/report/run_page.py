@@ -132,7 +132,7 @@ def run_page(facts: RunFacts) -> str:
         ),
         curve_figure=svgs(lambda width: score_chart(facts.epochs, metric, width), "validation score by epoch"),
         metric_names=list(
-            dict.fromkeys(name for measured in facts.columns.values() for name in measured.metrics[facts.split].scores)
+            dict.fromkeys(name for column in facts.columns.values() for name in column.metrics[facts.split].scores)
         ),
         tokenizers={
             name: score.tokenizer for name, score in facts.result.metrics[facts.split].scores.items() if score.tokenizer
@@ -179,9 +179,9 @@ def verdict_words(facts: RunFacts) -> VerdictWords:
     return VerdictWords(what=what, why=figures, next=first_fix or "Score more rows: overture eval with a larger file.")
 
 
-def _mood(compared: dict[str, Any]) -> str:
+def _mood(comparisons: dict[str, Any]) -> str:
     """The verdict's colour: sure, worse, or none."""
-    against: Paired | None = compared.get("no_prompt")
+    against: Paired | None = comparisons.get("no_prompt")
     if against is None or against.p_value >= _SURE or against.difference.value == 0:
         return ""
     return "sure" if against.difference.value > 0 else "worse"
@@ -191,7 +191,7 @@ def _mood(compared: dict[str, Any]) -> str:
 
 
 def _score_rows(facts: RunFacts) -> list[dict[str, Any]]:
-    scores = {name: measured.metrics[facts.split][facts.result.metric] for name, measured in facts.columns.items()}
+    scores = {name: column.metrics[facts.split][facts.result.metric] for name, column in facts.columns.items()}
     return [{"way": name, "value": s.value, "low": s.low, "high": s.high} for name, s in scores.items()]
 
 
@@ -199,10 +199,10 @@ def loss_chart(steps: Sequence[StepEvent], epochs: Sequence[EpochEvent], width: 
     """Training loss of the steps and validation loss of the epochs; a line for each seed."""
     if not epochs:
         return None
-    trained = [*_thinned(steps)] or [
+    training_points = [*_thinned(steps)] or [
         {"seed": e.title, "epoch": e.epoch + 1, "loss": e.train_loss, "rows": "training"} for e in epochs
     ]
-    validated = [
+    validation_points = [
         {"seed": e.title, "epoch": e.epoch + 1, "loss": e.validation_loss, "rows": "validation"} for e in epochs
     ]
     x = _epochs(epochs)
@@ -210,10 +210,12 @@ def loss_chart(steps: Sequence[StepEvent], epochs: Sequence[EpochEvent], width: 
     legend = alt.Legend(orient="top", title=None)
     scale = alt.Scale(domain=["training", "validation"], range=[TRAINING, VALIDATION])
     colours = alt.Color("rows:N", scale=scale, legend=legend)
-    lines = alt.Chart(data([*trained, *validated])).mark_line(strokeWidth=2).encode(
+    lines = alt.Chart(data([*training_points, *validation_points])).mark_line(strokeWidth=2).encode(
         x=x, y=y, color=colours, detail="seed:N"
     )  # fmt: skip
-    points = alt.Chart(data(validated)).mark_point(filled=True, size=40, opacity=1).encode(x=x, y=y, color=colours)
+    points = (
+        alt.Chart(data(validation_points)).mark_point(filled=True, size=40, opacity=1).encode(x=x, y=y, color=colours)
+    )
     return alt.layer(lines, points).properties(width=width - 70, height=230)
 
 

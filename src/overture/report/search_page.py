@@ -31,7 +31,7 @@ def write_search_page(result: SearchResult, commands: Sequence[str], page_path: 
 def search_page(result: SearchResult, commands: Sequence[str]) -> str:
     """The page as HTML: it needs no other file and runs no script."""
     split = "test" if "test" in result.metrics else "validation"
-    ranked = sorted(result.trials, key=lambda trial: -1.0 if trial.score is None else trial.score, reverse=True)
+    ranking = sorted(result.trials, key=lambda trial: -1.0 if trial.score is None else trial.score, reverse=True)
     metric = _metric(result)
     return rendered(
         "search.html",
@@ -43,8 +43,8 @@ def search_page(result: SearchResult, commands: Sequence[str]) -> str:
         figure_of_trials=svgs(
             lambda width: pareto_chart(result.trials, metric, result.winner.key, width), "score and cost of every trial"
         ),
-        trials=ranked[:_MAX_TRIALS],
-        num_left_out=len(ranked) - len(ranked[:_MAX_TRIALS]),
+        trials=ranking[:_MAX_TRIALS],
+        num_left_out=len(ranking) - len(ranking[:_MAX_TRIALS]),
         lanes=sorted(result.race, key=lambda lane: lane.mean, reverse=True),
         commands=commands,
     )

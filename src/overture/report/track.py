@@ -128,9 +128,9 @@ class Trackers:
             self._log(split, step, values)
 
     def _log(self, title: str, step: int, values: Mapping[str, float]) -> None:
-        tagged = {f"{_tag(title)}/{name}": float(value) for name, value in values.items()}
+        tagged_values = {f"{_tag(title)}/{name}": float(value) for name, value in values.items()}
         for name, tracker in list(self._trackers.items()):
-            self._guarded(name, partial(tracker.log, step, tagged))
+            self._guarded(name, partial(tracker.log, step, tagged_values))
 
     def _open(self, name: str, run: str, folder: Path, params: Mapping[str, str]) -> None:
         self._trackers[name] = _OPENED[name](run, folder, params)
@@ -176,9 +176,9 @@ class _MLflow:
         from mlflow.tracking import MlflowClient
 
         self._client = MlflowClient()
-        kept = read_record(_KeptIds, folder / _FILE)
-        if kept and kept.mlflow:
-            self._id = kept.mlflow
+        ids = read_record(_KeptIds, folder / _FILE)
+        if ids and ids.mlflow:
+            self._id = ids.mlflow
             self._client.update_run(self._id, status="RUNNING")
             return
         experiment = self._client.get_experiment_by_name(PROJECT)

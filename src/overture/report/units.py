@@ -41,10 +41,10 @@ def energy_text(kwh: float, energy: str) -> str:
     return f"{1000 * kwh:.3g}{mark}"
 
 
-def failed_text(failed: FailedCell) -> str:
+def failed_text(cell: FailedCell) -> str:
     """A cell that could not be run, and why."""
-    where = f", {failed.size} rows, seed {failed.seed}" if failed.size else ""
-    return f"{failed.way}{where}: {failed.what}"
+    where = f", {cell.size} rows, seed {cell.seed}" if cell.size else ""
+    return f"{cell.way}{where}: {cell.what}"
 
 
 def share_text(share: float | None) -> str:

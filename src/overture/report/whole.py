@@ -58,14 +58,14 @@ class Whole:
         """About how many seconds the whole job still takes; None where there is no plan."""
         if not self._step:
             return None
-        planned = [step.seconds or 0.0 for step in self._plan]
-        done = sum(planned[: self._step - 1])
+        planned_seconds = [step.seconds or 0.0 for step in self._plan]
+        done_seconds = sum(planned_seconds[: self._step - 1])
         # How far measured and planned times differ so far corrects the plan of the remaining steps.
-        pace = (self._step_start - self._first_start) / done if done > 0 else 1.0
-        in_step = max(pace * planned[self._step - 1] - (self._clock() - self._step_start), 0.0)
+        pace = (self._step_start - self._first_start) / done_seconds if done_seconds > 0 else 1.0
+        in_step = max(pace * planned_seconds[self._step - 1] - (self._clock() - self._step_start), 0.0)
         if self._trained and self._share > _FIRST_SHARE:
             in_step = self._left_in_step
-        return in_step + pace * sum(planned[self._step :])
+        return in_step + pace * sum(planned_seconds[self._step :])
 
 
 def whole_of(events: Iterable[Event], now: float) -> Whole:

@@ -46,8 +46,8 @@ def save_artifact(folder: Path, manifest: Manifest, tensors: "dict[str, torch.Te
         DiskFull: no room; nothing is left behind.
     """
     if manifest.text and tensors:
-        got = f"{len(tensors)} bytes" if isinstance(tensors, bytes) else ", ".join(tensors)
-        raise ArtifactError("a prompt of words has no tensors", where=str(folder), got=got)
+        tensors_text = f"{len(tensors)} bytes" if isinstance(tensors, bytes) else ", ".join(tensors)
+        raise ArtifactError("a prompt of words has no tensors", where=str(folder), got=tensors_text)
     if manifest.text:
         raw = b""
     elif isinstance(tensors, bytes):
@@ -55,9 +55,11 @@ def save_artifact(folder: Path, manifest: Manifest, tensors: "dict[str, torch.Te
     else:
         raw = tensor_bytes(tensors, str(folder))
     digest = manifest.text.sha256 if manifest.text else hashlib.sha256(raw).hexdigest()
-    written = manifest.model_copy(update={"tensors_sha256": digest, "manifest_sha256": ""})
-    written = written.model_copy(update={"manifest_sha256": manifest_digest(written.model_dump(mode="json"))})
-    text = json.dumps(written.model_dump(mode="json"), indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+    stored_manifest = manifest.model_copy(update={"tensors_sha256": digest, "manifest_sha256": ""})
+    stored_manifest = stored_manifest.model_copy(
+        update={"manifest_sha256": manifest_digest(stored_manifest.model_dump(mode="json"))}
+    )
+    text = json.dumps(stored_manifest.model_dump(mode="json"), indent=1, allow_nan=False, ensure_ascii=False) + "\n"
     if len(text.encode()) > precheck.MAX_MANIFEST_BYTES:
         raise ArtifactError(
             "the manifest is too long to be read back",
@@ -67,9 +69,9 @@ def save_artifact(folder: Path, manifest: Manifest, tensors: "dict[str, torch.Te
             fix="keep data out of task, metrics and lineage",
         )
     files = {} if manifest.text else {TENSORS_FILE: raw}
-    files |= {MANIFEST_FILE: text.encode(), CARD_FILE: model_card(written).encode()}
+    files |= {MANIFEST_FILE: text.encode(), CARD_FILE: model_card(stored_manifest).encode()}
     write_folder(Path(folder), lambda temporary: fill(temporary, files))
-    return written
+    return stored_manifest
 
 
 def fill(folder: Path, files: dict[str, bytes]) -> None:
@@ -88,7 +90,7 @@ def tensor_bytes(tensors: "dict[str, torch.Tensor]", where: str) -> bytes:
     # In memory, not by save_file: that hides "no space left", writes mode 0600 and leaves temporary files.
     import safetensors.torch
 
-    problems = [Problem(f"{name!r:.80}", what) for name, t in tensors.items() if (what := _unsavable(name, t))]
+    problems = [Problem(f"{name!r:.80}", fault) for name, t in tensors.items() if (fault := _unsavable(name, t))]
     if not 1 <= len(tensors) <= precheck.MAX_TENSORS:
         problems.append(Problem("tensors", f"{len(tensors)} of them, wanted 1 to {precheck.MAX_TENSORS}"))
     if problems:

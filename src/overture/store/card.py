@@ -62,10 +62,10 @@ def _use(manifest: "Manifest") -> str:
 def _opening(manifest: "Manifest") -> str:
     version = f", version {manifest.version}" if manifest.version else ""
     if manifest.text:
-        shown = "\n\n".join(code_block(text) for text in (manifest.text.before, manifest.text.after) if text)
+        words = "\n\n".join(code_block(text) for text in (manifest.text.before, manifest.text.after) if text)
         return (
             f"A prompt of words, found with Overture{version}: {manifest.length} tokens at {_cell(manifest.place)}. "
-            f"The model itself is unchanged.\n\n{shown}"
+            f"The model itself is unchanged.\n\n{words}"
         )
     if manifest.concept:
         return (
@@ -113,8 +113,10 @@ def _worth(concept: "Concept") -> str:
         return "Not measured."
     rows = {"the vectors": errors.concept, "the word": errors.word, "word minus vectors": errors.difference}
     table = [f"| {name} | {score.value:.4g} | {score.low:.4g} to {score.high:.4g} |" for name, score in rows.items()]
-    what = f"Mean squared error of the noise on {errors.concept.n} draws of {errors.num_images} {errors.images} images."
-    return "\n".join([what, "", "| caption with | error | 95% interval |", "|---|---|---|", *table])
+    caption = (
+        f"Mean squared error of the noise on {errors.concept.n} draws of {errors.num_images} {errors.images} images."
+    )
+    return "\n".join([caption, "", "| caption with | error | 95% interval |", "|---|---|---|", *table])
 
 
 def _cell(value: Any) -> str:

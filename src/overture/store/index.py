@@ -157,21 +157,23 @@ def _rows_of(path: str, stamps: Mapping[Key, str], read: Read, is_whole: bool) -
         if is_whole and (fault := _fault_in(database, is_whole)):
             raise _Damaged(fault)
         names = [name for name, _ in stamps]
-        kept = _checked(database) if is_whole or not names else _checked(database, min(names), max(names))
-        gone = [key for key in kept if key not in stamps]
+        indexed_rows = _checked(database) if is_whole or not names else _checked(database, min(names), max(names))
+        removed_keys = [key for key in indexed_rows if key not in stamps]
         # Read first: the write lock is held only while writing.
         fresh = {
-            key: (*key, stamp, *read(key)) for key, stamp in stamps.items() if key not in kept or kept[key][2] != stamp
+            key: (*key, stamp, *read(key))
+            for key, stamp in stamps.items()
+            if key not in indexed_rows or indexed_rows[key][2] != stamp
         }
-        if gone or fresh:
+        if removed_keys or fresh:
             database.execute("BEGIN IMMEDIATE")
-            database.executemany("DELETE FROM prompts WHERE name = ? AND version = ?", gone)
+            database.executemany("DELETE FROM prompts WHERE name = ? AND version = ?", removed_keys)
             database.executemany(
                 "INSERT OR REPLACE INTO prompts VALUES (?, ?, ?, ?, ?, ?)",
                 [(*row, _digest(row)) for row in fresh.values()],
             )
             database.execute("COMMIT")
-        rows = kept | fresh
+        rows = indexed_rows | fresh
         return [(name, version, *rows[name, version][3:]) for name, version in sorted(stamps)]
 
 

@@ -125,11 +125,11 @@ def check_answers(manifest: Manifest) -> None:
         )
 
 
-def check_fingerprint(wanted: BackboneRef, actual: BackboneRef, allow_drift: bool = False) -> list[str]:
+def check_fingerprint(expected: BackboneRef, actual: BackboneRef, allow_drift: bool = False) -> list[str]:
     """Refuse to put a prompt before a model that it was not made for.
 
     Args:
-        wanted: the model that the prompt was made for.
+        expected: the model that the prompt was made for.
         actual: the model that is loaded. Its id may differ: the weights decide.
         allow_drift: accept another config, tokenizer, chat template, processor or revision around the same weights.
 
@@ -139,41 +139,41 @@ def check_fingerprint(wanted: BackboneRef, actual: BackboneRef, allow_drift: boo
     Raises:
         ArtifactError: another model, always; drift, unless it is allowed.
     """
-    unequal = _differences(wanted, actual, ("model_type", "hidden_size", "num_layers", "weights_sha256"))
+    unequal = _differences(expected, actual, ("model_type", "hidden_size", "num_layers", "weights_sha256"))
     if unequal:
         raise ArtifactError(
             "the prompt was made for another model",
             got=_model_name(actual),
-            wanted=_model_name(wanted),
-            fix=f"load {wanted.id}, or train a prompt for {actual.id}",
+            wanted=_model_name(expected),
+            fix=f"load {expected.id}, or train a prompt for {actual.id}",
             problems=unequal,
         )
-    drift = _differences(wanted, actual, ("tokenizer_sha256", "chat_template_sha256"))
-    if wanted.processor_sha256 is not None:
+    drift = _differences(expected, actual, ("tokenizer_sha256", "chat_template_sha256"))
+    if expected.processor_sha256 is not None:
         # Made where the model read texts alone, a prompt has no part in how images are prepared.
-        drift += _differences(wanted, actual, ("processor_sha256",))
-    if None not in (wanted.revision, actual.revision):
-        drift += _differences(wanted, actual, ("revision",))
-    if wanted.config is not None:
-        drift += unequal_values(wanted.config, actual.config or {}, "config")
+        drift += _differences(expected, actual, ("processor_sha256",))
+    if None not in (expected.revision, actual.revision):
+        drift += _differences(expected, actual, ("revision",))
+    if expected.config is not None:
+        drift += unequal_values(expected.config, actual.config or {}, "config")
     if drift and not allow_drift:
         raise ArtifactError(
             "the model has changed around the same weights since the prompt was made",
             got=_model_name(actual),
-            wanted=_model_name(wanted),
+            wanted=_model_name(expected),
             fix="load the model as it was, or accept the change with --allow-drift and measure the prompt again",
             problems=drift,
         )
     notices = []
-    if wanted.config is None:
+    if expected.config is None:
         notices += ["made before Overture recorded the model's config, so only the weights were compared"]
-    if None not in (wanted.dtype, actual.dtype) and wanted.dtype != actual.dtype:
-        notices += [f"made in {wanted.dtype}, but the model runs in {actual.dtype}, so scores may differ"]
+    if None not in (expected.dtype, actual.dtype) and expected.dtype != actual.dtype:
+        notices += [f"made in {expected.dtype}, but the model runs in {actual.dtype}, so scores may differ"]
     return notices
 
 
-def _differences(wanted: BackboneRef, actual: BackboneRef, fields: tuple[str, ...]) -> list[Problem]:
-    pairs = {field: (getattr(actual, field), getattr(wanted, field)) for field in fields}
+def _differences(expected: BackboneRef, actual: BackboneRef, fields: tuple[str, ...]) -> list[Problem]:
+    pairs = {field: (getattr(actual, field), getattr(expected, field)) for field in fields}
     return [Problem(field, f"{got!s:.16}, wanted {want!s:.16}") for field, (got, want) in pairs.items() if got != want]
 
 

@@ -203,7 +203,7 @@ def _checked_header(header: Any, data_bytes: int, where: str, max_tensors: int) 
         raise ArtifactError(
             "the number of tensors is wrong", where=where, got=str(len(tensors)), wanted=f"1 to {max_tensors}"
         )
-    problems = [Problem(f"{name!r:.80}", what) for name, spec in tensors.items() if (what := _tensor_problem(spec))]
+    problems = [Problem(f"{name!r:.80}", fault) for name, spec in tensors.items() if (fault := _tensor_problem(spec))]
     metadata = header.get("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(text, str) for text in metadata.values()):
         problems.append(Problem("__metadata__", "not a mapping of text to text"))
@@ -224,9 +224,9 @@ def _tensor_problem(spec: Any) -> str:
         return f"shape {shape!r:.80} is not 0 to {MAX_DIMENSIONS} positive integers"
     if not _is_integers(offsets) or len(offsets) != 2 or min(offsets) < 0:
         return f"data_offsets {offsets!r:.80} are not two positions"
-    wanted = math.prod(shape) * WIDTH_BYTES[dtype]
-    if offsets[1] - offsets[0] != wanted:
-        return f"holds {offsets[1] - offsets[0]} bytes, its shape wants {wanted}"
+    num_bytes = math.prod(shape) * WIDTH_BYTES[dtype]
+    if offsets[1] - offsets[0] != num_bytes:
+        return f"holds {offsets[1] - offsets[0]} bytes, its shape wants {num_bytes}"
     return ""
 
 

@@ -95,7 +95,7 @@ class Run:
                 break
             except FileExistsError:
                 number += 1
-        created = datetime.now(UTC).isoformat(timespec="seconds")
+        created_at = datetime.now(UTC).isoformat(timespec="seconds")
         request = RunRequest(
             kind=kind,
             config=config,
@@ -103,7 +103,7 @@ class Run:
             rows=dict(rows or {}),
             model=model,
             versions=versions(),
-            created=created,
+            created=created_at,
         )
         write_json(folder / REQUEST, request.dump())
         return cls(folder, listener)
@@ -120,9 +120,9 @@ class Run:
                 if folder.is_symlink():
                     raise StoreError("the run's folder is a link", where=str(folder), fix="name the folder itself")
                 return cls(folder, listener)
-        known = sorted(path.parent.name for path in runs.glob(f"*/{REQUEST}"))
+        run_names = sorted(path.parent.name for path in runs.glob(f"*/{REQUEST}"))
         raise StoreError(
-            "no such run", where=str(runs), got=ref, wanted=", ".join(known[-10:]) or "there are no runs yet"
+            "no such run", where=str(runs), got=ref, wanted=", ".join(run_names[-10:]) or "there are no runs yet"
         )
 
     @property
@@ -189,14 +189,15 @@ class Run:
         digest = manifest.text.sha256 if manifest.text else tensors_sha256(tensors, manifest.name)
         since = datetime.fromisoformat(self.request().created)
         for entry in store.list():
-            stored = entry.manifest
+            stored_manifest = entry.manifest
             if (
-                stored
-                and (stored.name, stored.lineage.run, stored.tensors_sha256) == (manifest.name, self.name, digest)
+                stored_manifest
+                and (stored_manifest.name, stored_manifest.lineage.run, stored_manifest.tensors_sha256)
+                == (manifest.name, self.name, digest)
                 # The best so far of a search that was stopped has no test scores yet.
-                and stored.metrics == manifest.metrics
+                and stored_manifest.metrics == manifest.metrics
                 # A run of the same name, whose folder was deleted, is another run.
-                and datetime.fromisoformat(stored.created) >= since
+                and datetime.fromisoformat(stored_manifest.created) >= since
             ):
                 return entry.folder
         return store.add(manifest, tensors)
@@ -250,9 +251,9 @@ class Run:
                 self.event(StartEvent(run=self.name, folder=str(self.folder)))
                 result = work()
             except BaseException as error:
-                ended: RunState = "diverged" if isinstance(error, Diverged) else "stopped"
+                state: RunState = "diverged" if isinstance(error, Diverged) else "stopped"
                 fix = (error.fix or error.wanted or "mend that") if isinstance(error, UserError | DiskFull) else None
-                self.status(ended, f"{type(error).__name__}: {error}", fix)
+                self.status(state, f"{type(error).__name__}: {error}", fix)
                 if is_new and isinstance(error, UserError) and {p.name for p in self.folder.iterdir()} <= _BEGINNING:
                     shutil.rmtree(self.folder)
                 raise
@@ -268,8 +269,8 @@ class Run:
         self.listener(event)
         if isinstance(event, ProgressEvent):
             return
-        kept = event.model_copy(update={"time": datetime.now(UTC).isoformat(timespec="milliseconds")})
-        append_line(self.folder / EVENT_LINES, json.dumps(kept.dump(), allow_nan=False))
+        timed_event = event.model_copy(update={"time": datetime.now(UTC).isoformat(timespec="milliseconds")})
+        append_line(self.folder / EVENT_LINES, json.dumps(timed_event.dump(), allow_nan=False))
 
     def events(self) -> Iterator[Event]:
         """The events kept so far; a line that a kill cut off, and one of another version's, is left out."""
@@ -290,13 +291,13 @@ class Run:
 
 def unfinished_runs(runs: Path) -> list[UnfinishedRun]:
     """Runs without a result, oldest first; a file that cannot be read leaves its facts empty."""
-    unfinished = []
+    records = []
     for run in (Run(path.parent) for path in runs.glob(f"*/{REQUEST}")):
         if run.folder.is_symlink() or run.is_finished:
             continue
         request, (state, why) = read_if_whole(run, REQUEST, RunRequest), state_of(run)
-        unfinished.append(UnfinishedRun(run=run.name, state=state, started=request.created if request else "", why=why))
-    return sorted(unfinished, key=lambda run: (run.started, run.run))
+        records.append(UnfinishedRun(run=run.name, state=state, started=request.created if request else "", why=why))
+    return sorted(records, key=lambda run: (run.started, run.run))
 
 
 def state_of(run: Run) -> tuple[str, str]:

@@ -177,7 +177,8 @@ class Store:
             return ()
         stamp_ns = self.prompts.stat().st_mtime_ns
         if self._names[0] != stamp_ns:
-            names = _names_in(self.prompts)
+            with os.scandir(self.prompts) as entries:
+                names = tuple(sorted(e.name for e in entries if is_name(e.name) and e.is_dir(follow_symlinks=False)))
             # A name added within the same step of the clock would leave the stamp as it is.
             is_settled = time.time_ns() - stamp_ns > _MIN_AGE_S * 1e9
             self._names = (stamp_ns if is_settled else -1, names)
@@ -193,8 +194,8 @@ class Store:
         Raises:
             StoreError: the name is wrong, or the file is damaged.
         """
-        kept = read_record(_Aliases, self._named(name) / _ALIASES)
-        return dict(kept.versions) if kept else {}
+        record = read_record(_Aliases, self._named(name) / _ALIASES)
+        return dict(record.versions) if record else {}
 
     def move_alias(self, ref: str, alias: str) -> str:
         """Give a version a name, which moves from the version that had it in one step; readers see the old or the new.
@@ -211,9 +212,9 @@ class Store:
         """
         checked_alias(alias)
         with self._writing():
-            known = self._with_version(parsed_ref(ref))
-            self._write_aliases(known.name, {**self.aliases(known.name), alias: known.version or 0})
-        return str(known)
+            version_ref = self._with_version(parsed_ref(ref))
+            self._write_aliases(version_ref.name, {**self.aliases(version_ref.name), alias: version_ref.version or 0})
+        return str(version_ref)
 
     def remove_alias(self, ref: str) -> str:
         """Take a version's name away; the version stays.
@@ -227,13 +228,13 @@ class Store:
         Raises:
             StoreError: no such alias, or another process keeps the store locked.
         """
-        wanted = parsed_ref(ref)
-        if not wanted.alias:
+        alias_ref = parsed_ref(ref)
+        if not alias_ref.alias:
             raise WrongName("this is no alias", got=ref, wanted="name@alias, such as movie@prod")
         with self._writing():
-            known, aliases = self._with_version(wanted), self.aliases(wanted.name)
-            self._write_aliases(known.name, {name: aliases[name] for name in aliases if name != wanted.alias})
-        return str(known)
+            version_ref, aliases = self._with_version(alias_ref), self.aliases(alias_ref.name)
+            self._write_aliases(version_ref.name, {name: aliases[name] for name in aliases if name != alias_ref.alias})
+        return str(version_ref)
 
     def _write_aliases(self, name: str, versions: dict[str, int]) -> None:
         write_atomic(self._named(name) / _ALIASES, _Aliases(versions=versions).model_dump_json(indent=1) + "\n")
@@ -254,11 +255,11 @@ class Store:
             return Page(entries=[], after="", num_names=0)
         names = [name for name in self.names() if match in name] if match else self.names()
         begin = bisect_right(names, after)
-        shown = names[begin : begin + max(1, limit)]
+        page_names = names[begin : begin + max(1, limit)]
         # Between two matching names there are others: the index is asked for each stretch without gaps.
-        stretches = [[name] for name in shown] if match else [shown]
+        stretches = [[name] for name in page_names] if match else [page_names]
         entries = [entry for stretch in stretches for entry in self._entries(stretch, is_whole=False)]
-        last = shown[-1] if begin + len(shown) < len(names) else ""
+        last = page_names[-1] if begin + len(page_names) < len(names) else ""
         return Page(entries=entries, after=last, num_names=len(names))
 
     def _entries(self, names: Sequence[str], is_whole: bool) -> Entries:
@@ -280,8 +281,8 @@ class Store:
         manifest = read_manifest(folder)
         if is_path(ref):
             return Entry(name=manifest.name, version=manifest.version, folder=folder, manifest=manifest)
-        known = self._with_version(parsed_ref(str(ref)))
-        return Entry(name=known.name, version=known.version or 0, folder=folder, manifest=manifest)
+        version_ref = self._with_version(parsed_ref(str(ref)))
+        return Entry(name=version_ref.name, version=version_ref.version or 0, folder=folder, manifest=manifest)
 
     def remove(self, ref: str) -> tuple[str, ...]:
         """Remove one version (``name@2``) or all of them (``name``).
@@ -292,27 +293,27 @@ class Store:
         Raises:
             StoreError: no such prompt, a single version that an alias names, or another process keeps the store locked.
         """
-        wanted = parsed_ref(ref)
+        target = parsed_ref(ref)
         with self._writing():
-            self._with_version(wanted)
-            folder = self._named(wanted.name)
-            versions = _versions(folder) if wanted.version is None else [wanted.version]
-            aliases = self.aliases(wanted.name)
-            naming = [wanted.alias] if wanted.alias else [name for name in aliases if aliases[name] == wanted.version]
+            self._with_version(target)
+            folder = self._named(target.name)
+            versions = _versions(folder) if target.version is None else [target.version]
+            aliases = self.aliases(target.name)
+            naming = [target.alias] if target.alias else [name for name in aliases if aliases[name] == target.version]
             if naming:
-                named = f"{wanted.name}@{naming[0]}"
-                fix = f"move it with `overture alias REF {naming[0]}`, or take it away with `overture alias {named} -r`"
-                raise StoreError("a version that an alias names is not removed", got=named, fix=fix)
-            removed = [self._version_folder(Ref(wanted.name, version)) for version in versions]
+                alias = f"{target.name}@{naming[0]}"
+                fix = f"move it with `overture alias REF {naming[0]}`, or take it away with `overture alias {alias} -r`"
+                raise StoreError("a version that an alias names is not removed", got=alias, fix=fix)
+            folders = [self._version_folder(Ref(target.name, version)) for version in versions]
             # A number is never given twice: logs and servers may still name it. So the folder with it stays.
             last = max([*_versions(folder), _last_version(folder)])
             write_atomic(folder / _LAST_VERSION, f"{last}\n")
-            if wanted.version is None:
+            if target.version is None:
                 (folder / _ALIASES).unlink(missing_ok=True)
-            _vanish(removed)
+            _vanish(folders)
             for version in versions:
-                explanation_path(self.root, Ref(wanted.name, version)).unlink(missing_ok=True)
-        return tuple(str(Ref(wanted.name, version)) for version in versions)
+                explanation_path(self.root, Ref(target.name, version)).unlink(missing_ok=True)
+        return tuple(str(Ref(target.name, version)) for version in versions)
 
     def diff(self, a: str | Path, b: str | Path) -> "PromptDiff":
         """The differences between two prompts in configuration, scores and tensors.
@@ -364,12 +365,12 @@ class Store:
             return Ref(ref.name, versions[-1])
         version = self.aliases(ref.name).get(ref.alias) if ref.alias else ref.version
         if version not in versions:
-            known = [Ref(ref.name, None, alias) for alias in self.aliases(ref.name)]
-            raise self._unknown(ref, list(map(str, [*known, *(Ref(ref.name, number) for number in versions)])))
+            candidates = [Ref(ref.name, None, alias) for alias in self.aliases(ref.name)]
+            raise self._unknown(ref, list(map(str, [*candidates, *(Ref(ref.name, number) for number in versions)])))
         return Ref(ref.name, version)
 
-    def _unknown(self, ref: Ref, known: Sequence[str]) -> UnknownPrompt:
-        near = difflib.get_close_matches(str(ref), known, 3)
+    def _unknown(self, ref: Ref, candidates: Sequence[str]) -> UnknownPrompt:
+        near = difflib.get_close_matches(str(ref), candidates, 3)
         fix = f"did you mean {', '.join(near)}?" if near else "`overture list` shows what is there"
         return UnknownPrompt("no such prompt", where=str(self.root), got=str(ref), fix=fix)
 
@@ -400,13 +401,13 @@ class Store:
             manifests[key] = manifest
         return text, ""
 
-    def _entry(self, name: str, version: int, manifest: str, problem: str, read: Manifest | None = None) -> Entry:
+    def _entry(self, name: str, version: int, manifest: str, problem: str, fresh: Manifest | None = None) -> Entry:
         folder = self.prompts / name / f"v{version}"
-        if problem or read is not None:
-            return Entry(name=name, version=version, folder=folder, manifest=read, problem=problem)
+        if problem or fresh is not None:
+            return Entry(name=name, version=version, folder=folder, manifest=fresh, problem=problem)
         try:
-            kept = Manifest.model_validate_json(manifest, context=FROM_JSON)
-            return Entry(name=name, version=version, folder=folder, manifest=kept)
+            indexed = Manifest.model_validate_json(manifest, context=FROM_JSON)
+            return Entry(name=name, version=version, folder=folder, manifest=indexed)
         except ValidationError:
             # The index was edited, or written by an Overture whose manifests differ: ask the folder.
             manifest, problem = self._read((name, version))
@@ -429,11 +430,6 @@ def _no_collection() -> Iterator[None]:
             gc.enable()
 
 
-def _names_in(prompts: Path) -> tuple[str, ...]:
-    with os.scandir(prompts) as entries:
-        return tuple(sorted(e.name for e in entries if is_name(e.name) and e.is_dir(follow_symlinks=False)))
-
-
 def _versions(folder: Path) -> Sequence[int]:
     return _listed(folder)[0]
 
@@ -445,8 +441,8 @@ def _listed(folder: Path | str) -> tuple[Sequence[int], bool]:
             entries = list(listing)
     except (FileNotFoundError, NotADirectoryError):
         return [], False
-    numbered = ((version_of(entry.name), entry) for entry in entries)
-    versions = sorted(number for number, entry in numbered if number and entry.is_dir(follow_symlinks=False))
+    numbers = ((version_of(entry.name), entry) for entry in entries)
+    versions = sorted(number for number, entry in numbers if number and entry.is_dir(follow_symlinks=False))
     return versions, any(entry.name.startswith(TEMPORARY) for entry in entries)
 
 

@@ -19,8 +19,8 @@ def sample_input(task: Mapping[str, Any]) -> str:
         task: as a manifest records it; a prompt from elsewhere may have none, or one that is not for us.
     """
     try:
-        known = validated(Task, dict(task), "task")
-        row = known.spec.sample(known)
+        valid_task = validated(Task, dict(task), "task")
+        row = valid_task.spec.sample(valid_task)
     except OvertureError:
         return PLAIN
     return PLAIN if [*row.values()] == [PLAIN] else json.dumps(row)

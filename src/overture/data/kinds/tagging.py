@@ -129,7 +129,7 @@ def _example(task: TaskFile, row: Row, gold: Spans | None, tools: Tools, texts: 
     source = replace(source, grammar=grammar)
     answer_ids, is_numbered = _answer_ids(task, tools, source, spans)
     if can_say and is_numbered:
-        can_say = _spans_and_tokens(source, answer_ids)[0] == spans
+        can_say = _written_spans(source, answer_ids) == spans
     return Example(
         texts,
         answer_ids=None if gold is None else tools.ended(answer_ids),
@@ -223,6 +223,11 @@ def _log_sum(logits: Sequence[float]) -> float:
 def _mean_share(log_shares: Sequence[float]) -> float:
     """Probability of a span's tokens or tags, the geometric mean over them, so that long ones are not at a loss."""
     return math.exp(sum(log_shares) / len(log_shares))
+
+
+def _written_spans(source: _Source, ids: Sequence[int]) -> Spans:
+    """The spans that an answer names, in characters."""
+    return _spans_and_tokens(source, ids)[0]
 
 
 def _spans_and_tokens(source: _Source, ids: Sequence[int]) -> tuple[Spans, list[tuple[int, int]]]:

@@ -70,8 +70,8 @@ def list_of_row(text: str) -> str | None:
         body: list[Any] = Environment().parse(text).body
     except (TemplateError, RecursionError):
         return None
-    shown = body[0].nodes if len(body) == 1 and isinstance(body[0], nodes.Output) else []
-    return _path(shown[0]) if len(shown) == 1 else None
+    output = body[0].nodes if len(body) == 1 and isinstance(body[0], nodes.Output) else []
+    return _path(output[0]) if len(output) == 1 else None
 
 
 def only_field(template: Parsed) -> Field | None:
@@ -118,9 +118,9 @@ class _Reader:
         constant = _constant(node)
         if isinstance(constant, str | int):
             return str(constant)
-        selected = self.selected(node)
-        if selected is not None:
-            return selected
+        field = self.selected(node)
+        if field is not None:
+            return field
         name = self.name(node)
         if name is None:
             raise self.refused(node, _described(node))

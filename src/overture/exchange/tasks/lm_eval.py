@@ -143,12 +143,12 @@ class _Task:
         functions = [key for key, value in keys.items() if isinstance(value, _Function)]
         if functions:
             raise self.refused(functions[0], f"!function {keys[functions[0]]} is code, and code of files never runs")
-        for key, (kind, wanted) in _TYPES.items():
+        for key, (kind, expected) in _TYPES.items():
             if keys.get(key) is not None and not isinstance(keys[key], kind):
-                raise self.refused(key, wanted, "correct the file")
-        ignored = sorted(set(keys) - _READ_KEYS)
-        if ignored:
-            self.notes.append(f"ignored: {', '.join(ignored)}")
+                raise self.refused(key, expected, "correct the file")
+        ignored_keys = sorted(set(keys) - _READ_KEYS)
+        if ignored_keys:
+            self.notes.append(f"ignored: {', '.join(ignored_keys)}")
 
     def refused(self, key: str, why: str, fix: str = "write the task file by hand") -> ConfigError:
         return ConfigError(
@@ -216,9 +216,11 @@ class _Task:
         train = paths.get(str(roles["training"])) if roles["training"] else paths.get("train")
         test = roles["test"] or roles["validation"] or "test"
         if train is None or train == paths.get(test):
-            rest = train or next(iter(paths.values()))
-            self.notes.append(f"{Path(rest).name} is split: the harness has no rows to train on beside those it scores")
-            return {"path": rest}
+            source = train or next(iter(paths.values()))
+            self.notes.append(
+                f"{Path(source).name} is split: the harness has no rows to train on beside those it scores"
+            )
+            return {"path": source}
         splits = {"train": train}
         if roles["test"] and roles["validation"] and roles["validation"] in paths:
             splits["validation"] = paths[roles["validation"]]
@@ -360,22 +362,24 @@ class _Task:
             return template
         if not delimiter.strip() and delimiter.endswith("\n"):
             return template + delimiter
-        shown = repr(delimiter) + (" behind white space" if ends_with_space else "")
-        raise self.refused("target_delimiter", f"one space between text and choice, or a line's end, not {shown}")
+        delimiter_text = repr(delimiter) + (" behind white space" if ends_with_space else "")
+        raise self.refused(
+            "target_delimiter", f"one space between text and choice, or a line's end, not {delimiter_text}"
+        )
 
     def likelihood(self) -> str:
         """How choices are compared: as the first known metric does it."""
         metrics = self.keys.get("metric_list") or [{"metric": "acc"}, {"metric": "acc_norm"}]
         names = [str(metric.get("metric")) for metric in metrics if isinstance(metric, dict)]
-        known = [name for name in names if name in _LIKELIHOODS] or ["acc"]
-        if known[0] == "acc_norm":
+        known_metrics = [name for name in names if name in _LIKELIHOODS] or ["acc"]
+        if known_metrics[0] == "acc_norm":
             self.notes.append(f"instead of acc_norm: {_NORM}")
-        elif "acc_norm" in known:
+        elif "acc_norm" in known_metrics:
             self.notes.append(f"not measured: {_NORM}")
         unknown = [name for name in names if name not in _LIKELIHOODS]
         if unknown:
             self.notes.append(f"not measured: {', '.join(unknown)}; the task's metric is accuracy")
-        return _LIKELIHOODS[known[0]]
+        return _LIKELIHOODS[known_metrics[0]]
 
     # -- scores and generation
 
