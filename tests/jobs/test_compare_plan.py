@@ -169,21 +169,21 @@ def test_a_budget_is_refused_after_the_first_way_where_that_is_certain() -> None
     """Five ways that score 200 rows at a second each cannot fit into ten minutes, whatever the others take to train."""
     smallest = SmallestComparison(size=16, num_ways=5, num_test=200)
     with pytest.raises(ConfigError) as raised:
-        check_smallest(600.0, {"a": SLOW}, {"a": 60.0}, spent=20.0, smallest=smallest)
+        check_smallest(600.0, {"a": SLOW}, {"a": 60.0}, elapsed_s=20.0, smallest=smallest)
     # (600 - 80) / 5 rows a way fit; the whole takes 18 minutes.
     assert "data.test_rows=104" in raised.value.fix
     assert "--budget 22" in raised.value.fix
     assert "18 minutes" in raised.value.wanted
     # The fix fits.
-    check_smallest(600.0, {"a": SLOW}, {"a": 60.0}, spent=20.0, smallest=SmallestComparison(16, 5, 104))
-    check_smallest(22 * 60.0, {"a": SLOW}, {"a": 60.0}, spent=20.0, smallest=smallest)
+    check_smallest(600.0, {"a": SLOW}, {"a": 60.0}, elapsed_s=20.0, smallest=SmallestComparison(16, 5, 104))
+    check_smallest(22 * 60.0, {"a": SLOW}, {"a": 60.0}, elapsed_s=20.0, smallest=smallest)
 
 
 def test_fewer_test_rows_are_proposed_only_where_they_help() -> None:
     trained = {"a": SLOW, "b": SLOW}
     with pytest.raises(ConfigError) as raised:
         check_smallest(
-            600.0, trained, dict.fromkeys(trained, 400.0), spent=20.0, smallest=SmallestComparison(16, 2, 48)
+            600.0, trained, dict.fromkeys(trained, 400.0), elapsed_s=20.0, smallest=SmallestComparison(16, 2, 48)
         )
     assert "test_rows" not in raised.value.fix
     assert "--budget" in raised.value.fix

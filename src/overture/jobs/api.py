@@ -69,14 +69,14 @@ def tune(
         Diverged: no seed gave a finite prompt.
         DiskFull: the run can be resumed when there is room.
     """
-    opened = _store(store)
-    config = _request(TuneConfig, task, rows, settings, opened, listener)
-    check_writable(opened.root)
-    check_early(config, opened)
+    opened_store = _store(store)
+    config = _request(TuneConfig, task, rows, settings, opened_store, listener)
+    check_writable(opened_store.root)
+    check_early(config, opened_store)
 
     from overture.jobs.tune.tune import tune as tune_in_store
 
-    result = tune_in_store(config, opened, listener)
+    result = tune_in_store(config, opened_store, listener)
     assert isinstance(result, TuneResult), "nobody asked it to stop"
     return result
 
@@ -107,18 +107,18 @@ def search(
     from overture.jobs.search.options import SearchRequest
     from overture.jobs.search.space import requested_pairs, wordings
 
-    opened = _store(store)
-    config = _request(SearchRequest, task, rows, settings, opened, listener)
+    opened_store = _store(store)
+    config = _request(SearchRequest, task, rows, settings, opened_store, listener)
     check_no_adapter(config, "search")
     requested_pairs(config)
     wordings(config)
-    check_writable(opened.root)
-    check_early(config, opened)
+    check_writable(opened_store.root)
+    check_early(config, opened_store)
 
     from overture.jobs.search.search import search as search_in_store
 
     file = str(task) if isinstance(task, str | Path) else "TASK.yaml"
-    result = search_in_store(config, opened, listener, file=file)
+    result = search_in_store(config, opened_store, listener, file=file)
     assert isinstance(result, SearchResult), "nobody asked it to stop"
     return result
 
@@ -152,9 +152,9 @@ def compare(
     from overture.jobs.compare.options import CompareConfig
     from overture.jobs.compare.ways import ways_of
 
-    opened = _store(store)
+    opened_store = _store(store)
     of_comparison = {name: settings.pop(name) for name in CompareConfig.model_fields if name in settings}
-    tune_request = _request(TuneConfig, task, rows, settings, opened, listener, prompt_use="as a model")
+    tune_request = _request(TuneConfig, task, rows, settings, opened_store, listener, prompt_use="as a model")
     check_no_adapter(tune_request, "compare")
     config = validated(CompareConfig, {**of_comparison, "tune": tune_request}, "overture.compare")
     if config.ways:
@@ -163,11 +163,11 @@ def compare(
     if folder.exists() and not folder.is_dir():
         raise ConfigError("the comparison's folder is a file", where=str(folder), fix="name a folder as output")
     check_writable(folder)
-    check_early(tune_request, opened, is_tuned=False)
+    check_early(tune_request, opened_store, is_tuned=False)
 
     from overture.jobs.compare.compare import compare as compare_in_folder
 
-    result = compare_in_folder(config, folder, opened, listener)
+    result = compare_in_folder(config, folder, opened_store, listener)
     assert isinstance(result, Summary), "nobody asked it to stop"
     return result
 
@@ -210,16 +210,16 @@ def evaluate(
     handle = load(prompt, store=store, allow_drift=allow_drift) if isinstance(prompt, str | Path) else prompt
     notices: list[str] = []
     if rows is None:
-        name, scored = rows_of_run(handle.host.store or _store(store), handle.manifest, split or "")
+        name, eval_rows = rows_of_run(handle.host.store or _store(store), handle.manifest, split or "")
     else:
         name = "data"
-        scored, noticed = (
+        eval_rows, notice_records = (
             rows_of_file(handle.task, Path(rows)) if isinstance(rows, str | Path) else rows_in_memory(handle.task, rows)
         )
-        notices = notice_texts(noticed)
-    check_scorable(handle.task, scored)
+        notices = notice_texts(notice_records)
+    check_scorable(handle.task, eval_rows)
     certainty = handle.certainty(coverage, abstain)
-    result = measured(handle, scored, name, as_progress(listener), calibrated, notices, certainty)[0]
+    result = measured(handle, eval_rows, name, as_progress(listener), calibrated, notices, certainty)[0]
     for text in result.notices:
         listener(NoticeEvent(text=text))
     return result
@@ -245,12 +245,12 @@ def load(ref: str | Path, *, store: str | Path | None = None, allow_drift: bool 
             wanted="name, name@version, or a prompt's folder",
             fix="of a result, load result.prompt",
         )
-    opened = _store(store)
-    folder = opened.get(ref)
+    opened_store = _store(store)
+    folder = opened_store.get(ref)
 
     from overture.evaluate.host import Host
 
-    return Host(store=opened, allow_drift=allow_drift).open(folder)
+    return Host(store=opened_store, allow_drift=allow_drift).open(folder)
 
 
 def _store(root: str | Path | None) -> Store:
@@ -283,8 +283,11 @@ def _request(
         source = task.model_dump(mode="json", exclude_unset=True)
     if rows is not None:
         values = task_values(source)
-        kept = {name: value for name, value in (values.get("data") or {}).items() if name not in _SOURCES}
-        source = {**values, "data": {**kept, **_kept_rows(rows, str(values.get("name", "rows")), store, listener)}}
+        data_options = {name: value for name, value in (values.get("data") or {}).items() if name not in _SOURCES}
+        source = {
+            **values,
+            "data": {**data_options, **_kept_rows(rows, str(values.get("name", "rows")), store, listener)},
+        }
     try:
         return resolved(model, source, settings, prompt_use=prompt_use)
     except ConfigError as error:

@@ -95,54 +95,60 @@ def chosen_plan(sizes: Sequence[int], seeds: int, is_tuned: bool, budget: float,
         ConfigError: nothing fits; `check_smallest` says so earlier, with a fix.
     """
     options = [
-        (sizes[:count], num_seeds, tuned)
+        (sizes[:count], num_seeds, with_rates)
         for count in range(1, len(sizes) + 1)
         for num_seeds in range(1, seeds + 1)
-        for tuned in ((True, False) if is_tuned else (False,))
+        for with_rates in ((True, False) if is_tuned else (False,))
     ]
     fitting = [option for option in options if seconds(*option) <= budget]
     if not fitting:
         raise _too_small(budget, seconds(sizes[:1], 1, False), sizes[0], "")
 
     def rank(option: tuple[Sequence[int], int, bool]) -> tuple[int, bool, int, int, int]:
-        chosen_sizes, num_seeds, tuned = option
-        return min(num_seeds, _FEW_SEEDS), tuned, min(num_seeds, _ENOUGH_SEEDS), len(chosen_sizes), num_seeds
+        some_sizes, num_seeds, has_rates = option
+        return min(num_seeds, _FEW_SEEDS), has_rates, min(num_seeds, _ENOUGH_SEEDS), len(some_sizes), num_seeds
 
-    kept, num_seeds, tuned = max(fitting, key=rank)
-    missing = [f"{size} rows" for size in sizes[len(kept) :]]
+    plan_sizes, num_seeds, with_rates = max(fitting, key=rank)
+    missing = [f"{size} rows" for size in sizes[len(plan_sizes) :]]
     if num_seeds < seeds:
         missing.append(f"seeds beyond the first {num_seeds} of {seeds}")
-    if is_tuned and not tuned:
+    if is_tuned and not with_rates:
         missing.append("the choice of learning rates: each way ran at its default")
     whole = seconds(sizes, seeds, is_tuned)
     left_out = [f"{', '.join(missing)} (all of it would take about {whole / 60:.0f} minutes)"] if missing else []
-    expected = seconds(kept, num_seeds, tuned)
-    return Plan(sizes=tuple(kept), seeds=num_seeds, is_tuned=tuned, seconds=expected, left_out=tuple(left_out))
+    plan_seconds = seconds(plan_sizes, num_seeds, with_rates)
+    return Plan(
+        sizes=tuple(plan_sizes), seeds=num_seeds, is_tuned=with_rates, seconds=plan_seconds, left_out=tuple(left_out)
+    )
 
 
 def check_smallest(
-    budget: float, speeds: Mapping[str, Speed], left: Mapping[str, float], spent: float, smallest: SmallestComparison
+    budget: float,
+    speeds: Mapping[str, Speed],
+    without_scoring: Mapping[str, float],
+    elapsed_s: float,
+    smallest: SmallestComparison,
 ) -> None:
     """Refuse a budget as soon as it is known to be too small, with what would fit.
 
     Args:
         budget: seconds.
         speeds: way -> its speed, of the ways that were timed so far.
-        left: way -> seconds of its smallest comparison, of those ways, without scoring.
-        spent: seconds that loading and timing took.
+        without_scoring: way -> seconds of its smallest comparison, of those ways, without scoring.
+        elapsed_s: seconds that loading and timing took.
         smallest: the smallest comparison.
 
     Raises:
         ConfigError: the ways that were timed take longer, though every other took no more than the fastest of them.
     """
     # A way that was not timed scores the test rows at least.
-    untimed = (smallest.num_ways - len(speeds)) * min(speed.score for speed in speeds.values())
-    scoring = untimed + sum(speed.score for speed in speeds.values())
-    fixed = spent + sum(left.values())
-    seconds = fixed + scoring * smallest.num_test
+    other_ways = (smallest.num_ways - len(speeds)) * min(speed.score for speed in speeds.values())
+    scoring = other_ways + sum(speed.score for speed in speeds.values())
+    before_scoring = elapsed_s + sum(without_scoring.values())
+    seconds = before_scoring + scoring * smallest.num_test
     if seconds <= budget:
         return
-    num_test = math.floor((budget - fixed) / scoring) if scoring else 0
+    num_test = math.floor((budget - before_scoring) / scoring) if scoring else 0
     fix = f"--set data.test_rows={num_test}, or " if _FEW_TEST_ROWS <= num_test < smallest.num_test else ""
     raise _too_small(budget, seconds, smallest.size, fix)
 

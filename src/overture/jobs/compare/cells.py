@@ -186,7 +186,7 @@ def ordered(task: Task, rows: Sequence[Row], seed: int, split: str) -> list[Row]
     groups: dict[str, list[Row]] = {}
     for row, answer in zip(rows, gold_of(task, rows), strict=True):
         groups.setdefault(str(answer), []).append(row)
-    placed: list[tuple[float, float, Row]] = []
+    placements: list[tuple[float, float, Row]] = []
     for _, members in sorted(groups.items()):
         random.shuffle(members)
         shift = random.random()
@@ -194,8 +194,8 @@ def ordered(task: Task, rows: Sequence[Row], seed: int, split: str) -> list[Row]
             # Evenly spread over the whole order, but for one of each label, which come before all others.
             is_spread = has_labels and (number or len(groups) == 1)
             place = (number + shift) / len(members) if is_spread else -1.0
-            placed.append((place, random.random(), row))
-    return [row for *_, row in sorted(placed, key=lambda entry: entry[:2])]
+            placements.append((place, random.random(), row))
+    return [row for *_, row in sorted(placements, key=lambda entry: entry[:2])]
 
 
 def passages_of(path: Path | None) -> list[str]:
@@ -235,14 +235,14 @@ def trial(lab: Lab, way: Way, key: Key, rate: float | None) -> Trial:
     """Train with one learning rate and score validation rows alone."""
     assert rate is not None
     meter = CostMeter(lab.bench.backbone.device.type)
-    _, fitted = _trained(lab, way, key, rate, meter, f"{key.title}, lr {rate:g}")
-    assert fitted is not None
-    best = fitted.progress.history[fitted.progress.best_epoch] if fitted.best else None
+    _, fit = _trained(lab, way, key, rate, meter, f"{key.title}, lr {rate:g}")
+    assert fit is not None
+    best = fit.progress.history[fit.progress.best_epoch] if fit.best else None
     return Trial(
         lr=rate,
         score=best.validation_score if best else None,
         loss=best.validation_loss if best else None,
-        status=fitted.status,
+        status=fit.status,
         ledger=meter.ledger(),
     )
 
@@ -255,37 +255,37 @@ def measured(lab: Lab, way: Way, key: Key, rate: float | None) -> Cell:
         UserError: the way does not fit the model or the task.
     """
     meter = CostMeter(lab.bench.backbone.device.type)
-    built, fitted = _trained(lab, way, key, rate, meter, key.title)
+    built_way, fit = _trained(lab, way, key, rate, meter, key.title)
     num_rows = {name: len(rows) for name, rows in lab.rows(key.size, key.seed).items()}
     facts: dict[str, Any] = {
         **dict(key),
-        "status": fitted.status if fitted else "finished",
+        "status": fit.status if fit else "finished",
         "lr": rate,
         "rows": RowCounts(**num_rows | {"train": key.size}),
-        "trainable": built.num_trainable,
-        "facts": built.facts,
+        "trainable": built_way.num_trainable,
+        "facts": built_way.facts,
         "versions": versions(),
         "threads": get_num_threads(),
     }
-    if fitted:
-        progress = fitted.progress
+    if fit:
+        progress = fit.progress
         facts |= {"steps": progress.step, "best_epoch": progress.best_epoch, "history": tuple(progress.history)}
-    if fitted and not fitted.best:
+    if fit and not fit.best:
         return DivergedCell(**facts, ledger=meter.ledger())
 
-    served = built.served()
-    with meter.counting(built.backbone):
-        scored = _scored(lab, served, built, meter, key.title)
-    kind = TrainedCell if fitted else BuiltCell
+    model = built_way.served()
+    with meter.counting(built_way.backbone):
+        scored = _scored(lab, model, built_way, meter, key.title)
+    kind = TrainedCell if fit else BuiltCell
     return kind(
         **facts,
         metrics={"test": scored.metrics(lab.task)},
         predicted=scored.predicted,
         confidences=tuple(round(value, 4) for value in scored.confidence) or None,
-        stored_bytes=built.stored_bytes(),
-        notices=tuple(lab.without_folders(text) for text in dict.fromkeys(built.notices)),
+        stored_bytes=built_way.stored_bytes(),
+        notices=tuple(lab.without_folders(text) for text in dict.fromkeys(built_way.notices)),
         ledger=meter.ledger(),
-        base=_model_state(lab, built, served),
+        base=_model_state(lab, built_way, model),
     )
 
 
@@ -294,19 +294,19 @@ def _trained(
 ) -> tuple[BuiltWay, FitResult | None]:
     rows = lab.rows(key.size, key.seed)
     with meter.on("building"), meter.counting(lab.bench.backbone):
-        built = way.make(lab.bench, rows, key.seed)
-    if built.trainee is None:
-        return built, None
-    with meter.counting(built.backbone):
+        built_way = way.make(lab.bench, rows, key.seed)
+    if built_way.trainee is None:
+        return built_way, None
+    with meter.counting(built_way.backbone):
         with meter.on("reading"):
-            built.warm(built.rows["train"])
-            built.warm(built.rows["validation"])
+            built_way.warm(built_way.rows["train"])
+            built_way.warm(built_way.rows["validation"])
         config = way.config.train.with_steps(len(rows["train"]), lab.min_steps).model_copy(update={"lr": rate})
         answers = gold_of(lab.task, rows["validation"])
 
         def validated() -> Validation:
             with meter.on("validation"):
-                scored = score(built.model, built.rows["validation"], lab.task, answers, config.max_tokens)
+                scored = score(built_way.model, built_way.rows["validation"], lab.task, answers, config.max_tokens)
                 return Validation(scored.value(lab.task), scored.loss)
 
         def listen(event: Event) -> None:
@@ -314,21 +314,21 @@ def _trained(
             if not isinstance(event, EpochEvent):
                 lab.listener(event)
 
-        with built.backbone.checkpointing(config.gradient_checkpointing), meter.on("training"):
-            fitted = Fit(
-                built.trainee,
-                built.rows["train"],
+        with built_way.backbone.checkpointing(config.gradient_checkpointing), meter.on("training"):
+            fit = Fit(
+                built_way.trainee,
+                built_way.rows["train"],
                 validated,
                 config,
                 key.seed,
                 events=listen,
                 is_stop_asked=lab.is_stop_asked,
                 who=who,
-                averaging=averaging_of(built.trainee),
+                averaging=averaging_of(built_way.trainee),
             ).run()
-    if fitted.status == "interrupted":
+    if fit.status == "interrupted":
         raise Stopped
-    return built, fitted
+    return built_way, fit
 
 
 class _Serving:
@@ -343,7 +343,7 @@ class _Serving:
             return self._scorer.ask(rows, question)
 
 
-def _scored(lab: Lab, served: Scorer, built: BuiltWay, meter: CostMeter, who: str) -> Scored:
+def _scored(lab: Lab, model: Scorer, built_way: BuiltWay, meter: CostMeter, who: str) -> Scored:
     """Predictions for the test rows, as requests would be served: in batches, with nothing kept."""
 
     def progress(done: int, total: int) -> None:
@@ -353,39 +353,39 @@ def _scored(lab: Lab, served: Scorer, built: BuiltWay, meter: CostMeter, who: st
 
     with meter.on("serving"):
         # Work that a way does for every request, such as finding the nearest examples, is a part of serving it.
-        rows = built.rows["test"]
-    task, gold = built.task or lab.task, gold_of(lab.task, lab.splits.test)
-    predict(served, rows[:4], task)
+        rows = built_way.rows["test"]
+    task, gold = built_way.task or lab.task, gold_of(lab.task, lab.splits.test)
+    predict(model, rows[:4], task)
     with meter.on("scoring"):
-        return score(_Serving(served, meter), rows, task, gold, progress=progress)
+        return score(_Serving(model, meter), rows, task, gold, progress=progress)
 
 
-def _model_state(lab: Lab, built: BuiltWay, served: Scorer) -> ModelState:
+def _model_state(lab: Lab, built_way: BuiltWay, model: Scorer) -> ModelState:
     """The frozen model afterwards: its weights, the weights that the way has beside them, and unrelated texts."""
     backbone = lab.bench.backbone
     frozen = {value.data_ptr() for value in backbone.model.parameters()}
-    used = list(built.backbone.model.parameters())
-    added = [value for value in used if value.data_ptr() not in frozen]
-    before, after = _perplexities(lab, built, served)
+    way_values = list(built_way.backbone.model.parameters())
+    own_values = [value for value in way_values if value.data_ptr() not in frozen]
+    before, after = _perplexities(lab, built_way, model)
     return ModelState(
         is_intact=weights_digest(backbone.model) == lab.digest,
-        is_shared=frozen <= {value.data_ptr() for value in used},
-        own_bytes=sum(value.numel() * value.element_size() for value in added),
+        is_shared=frozen <= {value.data_ptr() for value in way_values},
+        own_bytes=sum(value.numel() * value.element_size() for value in own_values),
         perplexity_before=before,
         perplexity_after=after,
     )
 
 
-def _perplexities(lab: Lab, built: BuiltWay, served: Scorer) -> tuple[float | None, float | None]:
+def _perplexities(lab: Lab, built_way: BuiltWay, model: Scorer) -> tuple[float | None, float | None]:
     """Perplexity of unrelated texts by the model alone and under the way; None of a model that writes no text."""
     backbone = lab.bench.backbone
-    first = built.rows["test"][0]
-    if not isinstance(served, PromptedModel) or backbone.family.kind != "decoder" or first.slots:
+    first = built_way.rows["test"][0]
+    if not isinstance(model, PromptedModel) or backbone.family.kind != "decoder" or first.slots:
         return None, None
     bos = tuple(backbone.text.tokenizer.bos_ids)
     with_bos = bool(bos) and (*first.input_elements, *first.anchor_elements)[: len(bos)] == bos
     try:
-        after = lab.perplexity(served, with_bos)
+        after = lab.perplexity(model, with_bos)
     except OvertureError:
         return None, None
     return lab.perplexity_before(with_bos), after

@@ -108,24 +108,24 @@ def compare(
     check_effect(config.tune.prompt)
     # Wrong ways are refused before a model is loaded.
     _ways(config, store, only)
-    with ExitStack() as held:
-        held.enter_context(exclusive(folder / ".lock", "this comparison"))
+    with ExitStack() as stack:
+        stack.enter_context(exclusive(folder / ".lock", "this comparison"))
         for swept in (folder, folder / "cells"):
             sweep_temporaries(swept)
         name, request = f"comparison on {config.tune.task.name}", config.tune.model_dump(mode="json")
-        followed = held.enter_context(Trackers(config.tune.track, name, folder, request, listener))
-        followed(StartEvent(run=name, folder=str(folder)))
+        tell = stack.enter_context(Trackers(config.tune.track, name, folder, request, listener))
+        tell(StartEvent(run=name, folder=str(folder)))
         if rate := config.tune.train.lr:
             fix = f"--set-way WAY:train.lr={rate:g} sets that of one way"
-            followed(NoticeEvent(text=f"train.lr {rate:g} is not used, since each way has a rate of its own: {fix}"))
-        lab = lab_of(config, store, followed, is_stop_asked, backbone)
+            tell(NoticeEvent(text=f"train.lr {rate:g} is not used, since each way has a rate of its own: {fix}"))
+        lab = lab_of(config, store, tell, is_stop_asked, backbone)
         fitting: tuple[str, ...] = ()
         if not config.ways:
             fitting = _fitting_ways(config, lab)
             prompt = with_slots(fitting_place(config.tune, lab.bench.backbone)).prompt
             config = config.model_copy(update={"ways": (*fitting, f"{prompt.method}-{prompt.place}")})
         ways = _ways(config, store, only)
-        workers = held.enter_context(_workers(where, config, ways, lab)) if where.on else None
+        workers = stack.enter_context(_workers(where, config, ways, lab)) if where.on else None
         comparison = _Comparison(config, folder, ways, lab, fitting, workers)
         try:
             plan = comparison.run_one(only) if only else comparison.run_all()
@@ -167,8 +167,8 @@ def _fitting_ways(config: CompareConfig, lab: Lab) -> tuple[str, ...]:
 
 def _built(way: Way, config: CompareConfig, lab: Lab) -> None:
     """Build a way once for few rows; rows are encoded when they are asked for, so too long ones are found as well."""
-    built = way.make(lab.bench, lab.rows(config.sizes[0], config.tune.seed), config.tune.seed)
-    assert built.rows["test"]
+    built_way = way.make(lab.bench, lab.rows(config.sizes[0], config.tune.seed), config.tune.seed)
+    assert built_way.rows["test"]
 
 
 class _Comparison:
@@ -232,12 +232,12 @@ class _Comparison:
             raise ConfigError("no such number of training rows", where="--cell", got=str(only))
         plan = self._kept_plan() or self._whole_plan()
         if key not in self._keys(plan):
-            wanted = f"of {', '.join(map(str, plan.sizes))} rows, of seeds {', '.join(map(str, self._seeds(plan)))}"
-            raise ConfigError("not a cell of this comparison", where="--cell", got=str(only), wanted=wanted)
+            cells_text = f"of {', '.join(map(str, plan.sizes))} rows, of seeds {', '.join(map(str, self._seeds(plan)))}"
+            raise ConfigError("not a cell of this comparison", where="--cell", got=str(only), wanted=cells_text)
         self._refuse_other_requests(key)
         self._show_progress(plan)
-        for done in self._cells.map([CellJob(key=key, lr=self._rates.of(way, plan))], self._listener):
-            self._keep(done.checked(), done.seconds, plan)
+        for outcome in self._cells.map([CellJob(key=key, lr=self._rates.of(way, plan))], self._listener):
+            self._keep(outcome.checked(), outcome.seconds, plan)
         return plan
 
     def run_all(self) -> Plan:
@@ -266,18 +266,18 @@ class _Comparison:
                 plan = plan.model_copy(update={"seeds": number, "left_out": (*plan.left_out, left_out)})
                 self.folder.keep_plan(self._plan_request, plan)
                 return plan
-            started, trials = time.monotonic(), self._rates.seconds
+            start, trials = time.monotonic(), self._rates.seconds
             self._show_progress(plan)
             if self._has_workers and number == 0:
                 # Before any cell, while all workers are free to try them side by side.
                 self._rates.choose_all(plan)
             # A cell that fails does not stop the others.
-            for done in self._cells.map(self._missing(seed, plan), self._listener):
-                if done.error:
-                    self._note_failure(done.job.key, done.error)
+            for outcome in self._cells.map(self._missing(seed, plan), self._listener):
+                if outcome.error:
+                    self._note_failure(outcome.job.key, outcome.error)
                 else:
-                    self._keep(done.checked(), done.seconds, plan)
-            seconds_of_last = time.monotonic() - started - (self._rates.seconds - trials)
+                    self._keep(outcome.checked(), outcome.seconds, plan)
+            seconds_of_last = time.monotonic() - start - (self._rates.seconds - trials)
         if self._first_error and not self._num_done(plan):
             raise self._first_error
         return plan
@@ -287,7 +287,7 @@ class _Comparison:
         for size in plan.sizes:
             for way in self.ways:
                 key = Key(way=way.name, size=size, seed=seed) if way.needs_rows else constant(way)
-                has_failed = any(failed.way == way.name and failed.size <= key.size for failed in self.failed)
+                has_failed = any(failure.way == way.name and failure.size <= key.size for failure in self.failed)
                 if self.folder.has(key) or has_failed:
                     continue
                 try:
@@ -305,9 +305,9 @@ class _Comparison:
         self._show_progress(plan)
         if not self._is_forecast and self._by_name[cell.way].rates and not isinstance(cell, DivergedCell):
             self._is_forecast = True
-            left = self._forecast.seconds(plan, Speed.of(cell, seconds))
-            if left > _WORTH_TELLING_S:
-                self._notify(f"about {left / 60:.0f} more minutes, by the first training")
+            seconds_left = self._forecast.seconds(plan, Speed.of(cell, seconds))
+            if seconds_left > _WORTH_TELLING_S:
+                self._notify(f"about {seconds_left / 60:.0f} more minutes, by the first training")
 
     def _note_failure(self, key: Key, error: OvertureError) -> None:
         self._first_error = self._first_error or error
@@ -315,8 +315,8 @@ class _Comparison:
         self._notify(f"{key.title} failed, the others go on: {error}")
 
     def _show_progress(self, plan: Plan) -> None:
-        done, total = self._num_done(plan), len(self._keys(plan))
-        self.lab.listener(ProgressEvent(what="cells", done=done, total=total))
+        num_done, total = self._num_done(plan), len(self._keys(plan))
+        self.lab.listener(ProgressEvent(what="cells", done=num_done, total=total))
 
     def _notify(self, text: str) -> None:
         self.lab.listener(NoticeEvent(text=text))
@@ -363,13 +363,13 @@ class _Comparison:
             seconds_left = self._forecast.of_way(way, speed, Plan(sizes=(size,), seeds=1, is_tuned=False))
             without_scoring[way.name] = max(0.0, seconds_left - speed.scoring(num_test))
             # Building and timing the ways is a part of the time that was given.
-            spent = time.monotonic() - self._started
+            elapsed_s = time.monotonic() - self._started
             if seconds_left:
-                check_smallest(60 * minutes, speeds, without_scoring, spent, smallest)
+                check_smallest(60 * minutes, speeds, without_scoring, elapsed_s, smallest)
 
         def seconds(sizes: Sequence[int], seeds: int, is_tuned: bool) -> float:
             plan = Plan(sizes=tuple(sizes), seeds=seeds, is_tuned=is_tuned)
-            return spent + sum(self._forecast.of_way(way, speeds[way.name], plan) for way in self.ways)
+            return elapsed_s + sum(self._forecast.of_way(way, speeds[way.name], plan) for way in self.ways)
 
         return chosen_plan(self.config.sizes, self.config.seeds, self.config.is_rate_tuned, 60 * minutes, seconds)
 
@@ -385,11 +385,11 @@ class _Comparison:
                 error.what, where=where, got=error.got, wanted=error.wanted, fix=error.fix, problems=error.problems
             ) from error
 
-    def _refuse_other_requests(self, replaced: Key | None = None) -> None:
+    def _refuse_other_requests(self, rerun_key: Key | None = None) -> None:
         """Refuse to mix cells of another request into this one's report.
 
         Args:
-            replaced: a cell that will be run again, whatever it is now.
+            rerun_key: a cell that will be run again, whatever it is now.
 
         Raises:
             StoreError: names what differs.
@@ -397,8 +397,8 @@ class _Comparison:
         whole, problems = self._whole_plan(), []
         for way in self.ways:
             keys = keys_of(way, whole.sizes, self._seeds(whole))
-            problems += self.folder.check(way, keys, replaced)
-        problems += self.folder.check_answers(replaced)
+            problems += self.folder.check(way, keys, rerun_key)
+        problems += self.folder.check_answers(rerun_key)
         if problems:
             raise StoreError(
                 "the folder holds cells of another request",

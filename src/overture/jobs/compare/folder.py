@@ -112,28 +112,28 @@ class CellFolder:
             )
         return answers
 
-    def check(self, way: Way, keys: Iterable[Key], replaced: Key | None = None) -> list[Problem]:
+    def check(self, way: Way, keys: Iterable[Key], rerun_key: Key | None = None) -> list[Problem]:
         """Problems of a way's cells that belong to another request.
 
         Args:
             way: the way.
             keys: the cells that would be used.
-            replaced: a cell that will be run again, whatever it is now.
+            rerun_key: a cell that will be run again, whatever it is now.
         """
         choice, problems = self.chosen(way), []
         for key in keys:
-            if key == replaced or not self.has(key):
+            if key == rerun_key or not self.has(key):
                 continue
-            wanted = self._identity(way, key, choice.lr if choice else None)
+            identity = self._identity(way, key, choice.lr if choice else None)
             config = self.files.cell(key).config
-            if differences := config.differences(wanted) if config else list(Identity.model_fields):
+            if differences := config.differences(identity) if config else list(Identity.model_fields):
                 problems.append(Problem(str(key), f"another {', '.join(differences)}"))
         return problems
 
-    def check_answers(self, replaced: Key | None = None) -> list[Problem]:
+    def check_answers(self, rerun_key: Key | None = None) -> list[Problem]:
         """Problems of any cells, requested or not, that were scored by other right answers."""
         answers = self.files.answers()
-        if answers and answers.data != self.data and self.files.slugs() - {replaced.slug if replaced else ""}:
+        if answers and answers.data != self.data and self.files.slugs() - {rerun_key.slug if rerun_key else ""}:
             return [Problem(self.files.answers_path.name, "another data")]
         return []
 
@@ -189,17 +189,17 @@ class CellFolder:
         Raises:
             StoreError: the file is damaged.
         """
-        kept = read_record(_KeptSpeed, self._speed_path(way))
-        if kept is None:
+        record = read_record(_KeptSpeed, self._speed_path(way))
+        if record is None:
             return None
         # Which rows there are changes the rows' number, not the speed of one.
-        other = set(kept.config.differences(self._identity_of_rate(way))) - {"data", "rows"}
-        return None if other else kept.speed
+        differences = set(record.config.differences(self._identity_of_rate(way))) - {"data", "rows"}
+        return None if differences else record.speed
 
     def keep_speed(self, way: Way, speed: Speed) -> None:
         """Write a way's speed."""
-        kept = _KeptSpeed(speed=speed, config=self._identity_of_rate(way))
-        write_json(self._speed_path(way), kept.dump())
+        record = _KeptSpeed(speed=speed, config=self._identity_of_rate(way))
+        write_json(self._speed_path(way), record.dump())
 
     def _speed_path(self, way: Way) -> Path:
         return self.folder / "speeds" / f"{way.name.replace(':', '_')}.json"
@@ -210,8 +210,8 @@ class CellFolder:
         Raises:
             StoreError: the file is damaged.
         """
-        kept = read_record(_KeptPlan, self.folder / "plan.json")
-        return kept.plan if kept and kept.request == request else None
+        record = read_record(_KeptPlan, self.folder / "plan.json")
+        return record.plan if record and record.request == request else None
 
     def keep_plan(self, request: PlanRequest, plan: Plan) -> None:
         """Write what is to be run, and for which request."""

@@ -41,12 +41,12 @@ class Forecast:
         small = replace(lab, splits=Splits(splits.train, splits.validation, splits.test[:16]), min_steps=3)
         train = way.config.train.model_copy(update={"epochs": 1, "patience": 1})
         tiny = replace(way, config=way.config.model_copy(update={"train": train}))  # type: ignore[type-var]
-        started = time.monotonic()
+        start = time.monotonic()
         key = Key(way=way.name, size=size, seed=self.seeds[0])
         cell = measured(small, tiny, key, way.rates[0] if way.rates else None)
         if isinstance(cell, DivergedCell):
             raise ConfigError("training diverged at once", where=f"--way {way.name}", fix="a smaller learning rate")
-        return Speed.of(cell, time.monotonic() - started)
+        return Speed.of(cell, time.monotonic() - start)
 
     def steps(self, plan: Plan) -> list[PlanStep]:
         """Each way's work, with its time where its speed was measured; none of ways that are finished."""
@@ -56,20 +56,20 @@ class Forecast:
             if not keys:
                 continue
             rows = f"on {', '.join(map(str, sorted({key.size for key in keys})))} rows"
-            what = f"built {len(keys)} times {rows}" if way.needs_rows else "as it is"
+            work_text = f"built {len(keys)} times {rows}" if way.needs_rows else "as it is"
             if way.rates:
-                what = f"{len(keys)} training{'s' if len(keys) > 1 else ''} {rows}"
+                work_text = f"{len(keys)} training{'s' if len(keys) > 1 else ''} {rows}"
             if num_trials := self._num_trials(way, plan):
-                what += f" and {num_trials} to {num_trials + FURTHER} for its learning rate"
+                work_text += f" and {num_trials} to {num_trials + FURTHER} for its learning rate"
             speed = self.folder.speed(way)
             seconds = self.of_way(way, speed, plan) if speed else None
-            steps.append(PlanStep(what=f"{way.name}: {what}, {num_test} test rows scored", seconds=seconds))
+            steps.append(PlanStep(what=f"{way.name}: {work_text}, {num_test} test rows scored", seconds=seconds))
         return steps
 
     def seconds(self, plan: Plan, speed: Speed) -> float:
         """Seconds of all trainings that are left; ways whose speed was not measured have the one given."""
-        trained = [way for way in self.ways if way.rates]
-        return sum(self.of_way(way, self.folder.speed(way) or speed, plan) for way in trained)
+        trained_ways = [way for way in self.ways if way.rates]
+        return sum(self.of_way(way, self.folder.speed(way) or speed, plan) for way in trained_ways)
 
     def of_way(self, way: Way, speed: Speed, plan: Plan) -> float:
         """Seconds that a way's missing cells and trials of learning rates take."""

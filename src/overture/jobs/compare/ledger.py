@@ -70,10 +70,10 @@ class CostMeter:
         """Book what was spent since the last reading on the current account, and go on with another."""
         reading = self._read()
         if self._current:
-            spent = self._accounts.get(self._current, Account())
+            total = self._accounts.get(self._current, Account())
             self._accounts[self._current] = Account(
                 **{
-                    name: getattr(spent, name) + getattr(reading, name) - getattr(self._reading, name)
+                    name: getattr(total, name) + getattr(reading, name) - getattr(self._reading, name)
                     for name in Account.model_fields
                 }
             )

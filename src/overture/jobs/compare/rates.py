@@ -30,9 +30,9 @@ def next_rate(rates: Sequence[float], trials: Sequence[Trial]) -> float | None:
     way is compared at a rate that its list ended before. A step beyond is as long as the last one before it.
     """
     tried_rates = sorted(trial.lr for trial in trials)
-    left = [rate for rate in rates if rate not in tried_rates]
-    if left:
-        return left[0]
+    rest = [rate for rate in rates if rate not in tried_rates]
+    if rest:
+        return rest[0]
     if len(tried_rates) < 2 or len(tried_rates) >= len(rates) + FURTHER or all(trial.score is None for trial in trials):
         return None
     best = best_rate(rates, trials)
@@ -111,16 +111,16 @@ class Rates:
 
     def _tried(self, way: Way, key: Key) -> tuple[Trial, ...]:
         """A trial of each rate; those that a stopped call has tried are not tried again."""
-        started, kept = time.monotonic(), self._folder.trials_at(way, key)
-        choice = kept or RateChoice(**dict(key), lr=None)
+        start, earlier = time.monotonic(), self._folder.trials_at(way, key)
+        choice = earlier or RateChoice(**dict(key), lr=None)
         while (rate := next_rate(way.rates, choice.tried)) is not None:
-            tried = {trial.lr for trial in choice.tried}
+            tried_rates = {trial.lr for trial in choice.tried}
             # Those of the list do not depend on each other; those beyond it do.
-            rates = [rate for rate in way.rates if rate not in tried] or [rate]
-            for done in self._trials.map([CellJob(key=key, lr=rate) for rate in rates], self._listener):
-                choice = choice.model_copy(update={"tried": (*choice.tried, done.checked())})
+            rates = [rate for rate in way.rates if rate not in tried_rates] or [rate]
+            for outcome in self._trials.map([CellJob(key=key, lr=rate) for rate in rates], self._listener):
+                choice = choice.model_copy(update={"tried": (*choice.tried, outcome.checked())})
                 self._folder.keep_rate(way, choice)
-        self.seconds += time.monotonic() - started
+        self.seconds += time.monotonic() - start
         return choice.tried
 
     def _notify(self, text: str) -> None:

@@ -160,12 +160,12 @@ class Compared:
         )
         encoded = LazyRows(encoder.encode_split, rows)
         request = Request({}, bench.backbone, encoder, rows, encoded, seed)
-        built = build_baseline(self.baseline, self.options, request)
-        model = built.model
+        baseline = build_baseline(self.baseline, self.options, request)
+        model = baseline.model
         backbone = model.backbone if isinstance(model, PromptedModel) else bench.backbone
 
         def served() -> Scorer:
-            if not isinstance(model, PromptedModel) or built.trainee is None:
+            if not isinstance(model, PromptedModel) or baseline.trainee is None:
                 return model
             backbone.freeze()
             prompt = model.prompt
@@ -176,14 +176,14 @@ class Compared:
         return BuiltWay(
             backbone,
             model,
-            built.rows,
+            baseline.rows,
             served,
-            lambda: built.stored_bytes,
-            built.num_trainable,
-            built.trainee,
+            lambda: baseline.stored_bytes,
+            baseline.num_trainable,
+            baseline.trainee,
             model.warm if isinstance(model, PromptedModel) else lambda rows: None,
-            facts=built.facts,
-            notices=built.notices or encoder.notices,
+            facts=baseline.facts,
+            notices=baseline.notices or encoder.notices,
         )
 
 
@@ -272,13 +272,13 @@ class Stored:
         from overture.evaluate.host import Host
 
         handle = Host(bench.backbone, bench.store, notify=bench.notify).open(self.ref)
-        wanted, answered = ((task.kind, *task.words) for task in (self.config.task, handle.task))
-        if set(wanted) != set(answered):
+        expected, actual = ((task.kind, *task.words) for task in (self.config.task, handle.task))
+        if set(expected) != set(actual):
             raise ConfigError(
                 "the stored prompt answers another task",
                 where=f"--way {self.name}",
-                got=", ".join(answered),
-                wanted=", ".join(wanted),
+                got=", ".join(actual),
+                wanted=", ".join(expected),
             )
         text = handle.manifest.text
         stored_bytes = (
@@ -374,10 +374,10 @@ def way_named(name: str, config: TuneConfig, assignments: Sequence[str] = ()) ->
             )
         return Stored(name, config, ref)
     if name not in WAYS:
-        longer = [known for known in WAYS if known.startswith(f"{name}-")]
+        longer = [way_name for way_name in WAYS if way_name.startswith(f"{name}-")]
         near = list(dict.fromkeys([*longer, *difflib.get_close_matches(name, WAYS, _NEAREST, 0.4)]))[:_NEAREST]
         prompts = {f"{method}-{place}" for method, entry in METHODS.items() for place in entry.places}
-        baselines = ", ".join(known for known in WAYS if known not in prompts)
+        baselines = ", ".join(way_name for way_name in WAYS if way_name not in prompts)
         raise ConfigError(
             "no such way",
             where="--set-way" if assignments else "--way",
@@ -451,9 +451,9 @@ def ways_of(config: CompareConfig, only: str = "") -> list[Way]:
             way_named(name, config.tune, config.settings.get(name, ()))
             if not config.ways:
                 continue
-            wanted = ", ".join(config.ways)
-            fix = f"compare it too: {' '.join(f'--way {known}' for known in (*config.ways, name))}"
-            raise ConfigError("this way is not compared", where=option, got=name, wanted=wanted, fix=fix)
+            way_names = ", ".join(config.ways)
+            fix = f"compare it too: {' '.join(f'--way {way_name}' for way_name in (*config.ways, name))}"
+            raise ConfigError("this way is not compared", where=option, got=name, wanted=way_names, fix=fix)
     return ways
 
 

@@ -54,13 +54,13 @@ def images_of(folder: Path) -> list[Media]:
     """
     names = media_files(folder, "image") if folder.is_dir() else []
     if not names:
-        got = "no such folder" if not folder.is_dir() else "no images"
-        raise DataError("there is nothing to learn a concept from", where=str(folder), got=got, wanted="images")
-    read = [media_of(name, "image", folder, name) for name in names]
-    problems = [item for item in read if not isinstance(item, Media)]
+        reason = "no such folder" if not folder.is_dir() else "no images"
+        raise DataError("there is nothing to learn a concept from", where=str(folder), got=reason, wanted="images")
+    items = [media_of(name, "image", folder, name) for name in names]
+    problems = [item for item in items if not isinstance(item, Media)]
     if problems:
         raise DataError("images cannot be read", where=str(folder), fix="mend or remove them", problems=problems)
-    return list({image.digest: image for image in read if isinstance(image, Media)}.values())
+    return list({image.digest: image for image in items if isinstance(image, Media)}.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,10 +125,10 @@ class Learner:
     def draw(self, image: int, random: torch.Generator, time: int | None = None) -> Draw:
         """A random noise level of an image, or noise at one."""
         shape = self.model.latent_shape
-        drawn = int(torch.randint(self.model.num_times, (), generator=random)) if time is None else time
+        noise_time = int(torch.randint(self.model.num_times, (), generator=random)) if time is None else time
         caption = int(torch.randint(len(self.captions), (), generator=random))
         latent, noise = [torch.randn(shape, generator=random) for _ in range(2)]
-        return Draw(image, caption, drawn, latent, noise)
+        return Draw(image, caption, noise_time, latent, noise)
 
     def errors(self, draws: Sequence[Draw], vectors: Mapping[str, Tensor]) -> Tensor:
         """The denoiser's error on each draw, float32 [B], with vectors in the captions."""
@@ -138,9 +138,9 @@ class Learner:
         noise, times = torch.stack([draw.noise for draw in draws]), torch.tensor([draw.time for draw in draws])
         return self.model.errors(torch.stack(latents), noise.to(device), times.to(device), conditions)
 
-    def fixed(self, images: Sequence[int], count: int, seed: int, what: str) -> list[Draw]:
+    def fixed(self, images: Sequence[int], count: int, seed: int, purpose: str) -> list[Draw]:
         """So many draws of each image, spread evenly over the noise levels."""
-        random = torch.Generator().manual_seed(derived_seed(seed, what))
+        random = torch.Generator().manual_seed(derived_seed(seed, purpose))
         times = [int((number + 0.5) * self.model.num_times / count) for number in range(count)]
         return [self.draw(image, random, time) for image in images for time in times]
 
@@ -182,8 +182,8 @@ def concept(
     store.check_can_add(name)
     order = list(range(len(images)))
     named_random(config.seed, "held out").shuffle(order)
-    held_out, trained = sorted(order[: config.held_out]), sorted(order[config.held_out :])
-    if not trained:
+    held_out, train_images = sorted(order[: config.held_out]), sorted(order[config.held_out :])
+    if not train_images:
         raise DataError(
             "no images are left to train on",
             where="images",
@@ -204,36 +204,36 @@ def concept(
         listener(ProgressEvent(what="reading images", done=number, total=len(images)))
     learner = Learner(model, start, latents, captions, config.seed)
     with model.checkpointing(config.train.gradient_checkpointing):
-        fitted = _fitted(learner, images, trained, config, listener, is_stop_asked)
+        fit = _fitted(learner, images, train_images, config, listener, is_stop_asked)
     facts = {"token": config.token, "word": config.word, "backbone": model.info.id, "length": config.length}
-    if not fitted.best:
-        if fitted.status != "interrupted":
+    if not fit.best:
+        if fit.status != "interrupted":
             raise Diverged("the error became NaN or infinite before anything could be kept", fix="a smaller --lr")
-        return ConceptResult(status="interrupted", prompt=None, **facts, images=len(trained), notices=[])
-    vectors = {key: values.detach().cpu() for key, values in fitted.best.items()}
-    errors = _measured(learner, start, fitted.best, held_out or trained, bool(held_out), config)
+        return ConceptResult(status="interrupted", prompt=None, **facts, images=len(train_images), notices=[])
+    vectors = {key: values.detach().cpu() for key, values in fit.best.items()}
+    errors = _measured(learner, start, fit.best, held_out or train_images, bool(held_out), config)
     train = config.train.model_dump(mode="json")
     manifest = concept_manifest(
         name,
         model.info,
         Concept(token=config.token, word=config.word, captions=list(captions), errors=errors),
         vectors,
-        lineage=Lineage(seed=config.seed, train_rows=len(trained), epoch=fitted.progress.best_epoch),
+        lineage=Lineage(seed=config.seed, train_rows=len(train_images), epoch=fit.progress.best_epoch),
         options=MadeWith(train=train, concept=config.model_dump(mode="json", exclude={"train", "captions"})),
-        seconds=fitted.progress.seconds,
+        seconds=fit.progress.seconds,
     )
     folder = store.add(manifest, vectors)
     return ConceptResult(
-        status="finished" if fitted.status == "finished" else "interrupted",
+        status="finished" if fit.status == "finished" else "interrupted",
         prompt=str(ref_of(folder)),
         **facts,
-        images=len(trained),
+        images=len(train_images),
         folder=str(folder),
         trainable=manifest.trainable,
         errors=errors,
-        history=fitted.progress.history,
-        seconds=fitted.progress.seconds,
-        notices=_notices(fitted, errors),
+        history=fit.progress.history,
+        seconds=fit.progress.seconds,
+        notices=_notices(fit, errors),
     )
 
 
@@ -261,7 +261,7 @@ def _checked(model: Diffusion, config: ConceptConfig) -> dict[str, Tensor]:
 def _fitted(
     learner: Learner,
     images: Sequence[Media],
-    trained: Sequence[int],
+    train_images: Sequence[int],
     config: ConceptConfig,
     listener: Listener,
     is_stop_asked: Callable[[], bool],
@@ -271,14 +271,14 @@ def _fitted(
     # The loop counts positions: one pass may hold as many images as fit into `max_tokens` of them.
     signals = {
         number: Signal("image", images[number].digest, height * width, partial(_mean_of, learner, number))
-        for number in trained
+        for number in train_images
     }
     rows = [Encoded(number, (signal,), (), Answer()) for number, signal in signals.items()]
     batches = ceil(len(rows) / config.train.batch_size)
     epochs = min(config.train.num_epochs, ceil(config.steps / batches))
     passes = ceil(config.steps / (epochs * batches))
     train = config.train.model_copy(update={"epochs": epochs, "passes": passes})
-    draws = learner.fixed(trained, _CHOOSING, config.seed, "choosing")
+    draws = learner.fixed(train_images, _CHOOSING, config.seed, "choosing")
 
     def validated() -> Validation:
         loss = float(learner.measured(draws, learner.vectors, train.batch_size).mean())
@@ -325,9 +325,9 @@ def _measured(
     )
 
 
-def _notices(fitted: FitResult, errors: ConceptErrors) -> list[str]:
+def _notices(fit: FitResult, errors: ConceptErrors) -> list[str]:
     notices = []
-    if fitted.status == "diverged":
+    if fit.status == "diverged":
         notices.append("the error became NaN or infinite; what is kept was reached before")
     if errors.difference.low <= 0:
         notices.append("the vectors were not shown to draw these images better than the word that they began at")

@@ -92,13 +92,17 @@ def frame_of(tokenizer: Tokenizer) -> Frame:
     messages = [{"role": "system", "content": text}, {"role": "user", "content": question}]
     plain = Frame("", "\n\nQuestion: ", "\nAnswer:", " ")
     try:
-        shown = tokenizer.chat(messages)
+        chat_text = tokenizer.chat(messages)
     except DataError:
         return plain
-    if shown.count(text) != 1 or shown.count(question) != 1 or shown.index(text) > shown.index(question):
+    if (
+        chat_text.count(text) != 1
+        or chat_text.count(question) != 1
+        or chat_text.index(text) > chat_text.index(question)
+    ):
         return plain
-    head, rest = shown.split(text)
-    middle, tail = rest.split(question)
+    head, behind = chat_text.split(text)
+    middle, tail = behind.split(question)
     return Frame(head, middle, tail, "") if middle.strip() else plain
 
 
@@ -223,36 +227,36 @@ class _SelfStudy:
 
     def run(self, store: Store, task: Task | None, origin: str) -> CartridgeResult:
         """Talk, teach, train, measure, keep."""
-        trained = self._talks("trained", self.config.conversations)
+        train_talks = self._talks("trained", self.config.conversations)
         held_out: list[Talk] = []
         if not self.is_stop_asked():
-            held_out = self._unseen(self._talks("held out", self.config.held_out), trained)
+            held_out = self._unseen(self._talks("held out", self.config.held_out), train_talks)
         if self.is_stop_asked():
             return self._stopped_early()
         start = self._start()
-        student = _Student(PromptedModel(self.backbone, start), self._taught(trained))
+        student = _Student(PromptedModel(self.backbone, start), self._taught(train_talks))
         judge = _Student(PromptedModel(self.backbone, start), self._taught(held_out))
-        fitted = self._fitted(student, trained, judge, held_out)
-        if not fitted.best and fitted.status != "interrupted":
+        fit = self._fitted(student, train_talks, judge, held_out)
+        if not fit.best and fit.status != "interrupted":
             raise Diverged("the loss became NaN or infinite in the first epoch", fix="--set train.lr=0.001")
-        if not fitted.best:
+        if not fit.best:
             return self._stopped_early()
         with torch.no_grad():
-            start.trainable()["values"].copy_(fitted.best["values"])
+            start.trainable()["values"].copy_(fit.best["values"])
         ways = self._measured(start.injection(), held_out, judge.taught)
-        manifest = self._manifest(task or self.task, origin, fitted, ways)
+        manifest = self._manifest(task or self.task, origin, fit, ways)
         folder = store.add(manifest, {key: value.cpu().contiguous() for key, value in prompt_tensors(start).items()})
         return CartridgeResult(
-            status="interrupted" if fitted.status == "interrupted" else "finished",
+            status="interrupted" if fit.status == "interrupted" else "finished",
             prompt=str(ref_of(folder)),
             text_tokens=len(self.ids),
             length=self.config.length,
             folder=str(folder),
             trainable=manifest.trainable,
-            conversations=Conversations(trained=len(trained), held_out=len(held_out)),
+            conversations=Conversations(trained=len(train_talks), held_out=len(held_out)),
             ways=ways,
-            history=fitted.progress.history,
-            seconds=fitted.progress.seconds,
+            history=fit.progress.history,
+            seconds=fit.progress.seconds,
             notices=self.notices,
         )
 
@@ -266,9 +270,9 @@ class _SelfStudy:
 
     # -- the model talks to itself
 
-    def _talks(self, what: str, count: int) -> list[Talk]:
+    def _talks(self, purpose: str, count: int) -> list[Talk]:
         """Conversations about random pieces of the text; fewer when a stop is asked for."""
-        random = named_random(self.config.seed, "talks", what)
+        random = named_random(self.config.seed, "talks", purpose)
         talks: list[Talk] = []
         room = self.backbone.info.max_length - self.config.question_tokens - self.config.answer_tokens - 128
         longest = max(min(self.config.piece, room, len(self.ids)), 1)
@@ -277,27 +281,27 @@ class _SelfStudy:
             first = random.randint(0, len(self.ids) - length)
             piece = self.ids[first : first + length]
             talks += self._about(piece, min(_PER_PIECE, count - len(talks)), random)
-            self._progress(f"talking about the text ({what})", len(talks), count)
+            self._progress(f"talking about the text ({purpose})", len(talks), count)
         return talks
 
-    def _unseen(self, held_out: list[Talk], trained: Sequence[Talk]) -> list[Talk]:
+    def _unseen(self, held_out: list[Talk], train_talks: Sequence[Talk]) -> list[Talk]:
         """The held-out conversations that are not trained on as well.
 
         Raises:
             DataError: all of them are.
         """
-        trained_answers = {talk.trained.answer_ids for talk in trained}
-        new = [talk for talk in held_out if talk.trained.answer_ids not in trained_answers]
-        if not new:
+        trained_answers = {talk.trained.answer_ids for talk in train_talks}
+        unseen = [talk for talk in held_out if talk.trained.answer_ids not in trained_answers]
+        if not unseen:
             raise DataError(
                 "no held-out conversation differs from those that are trained on",
                 where="text",
                 got=f"{len(self.ids)} tokens of text",
                 fix="a longer text, or a larger --held-out",
             )
-        if len(new) < len(held_out):
-            self.notices.append(f"{len(held_out) - len(new)} held-out conversations were trained on: left out")
-        return new
+        if len(unseen) < len(held_out):
+            self.notices.append(f"{len(held_out) - len(unseen)} held-out conversations were trained on: left out")
+        return unseen
 
     def _about(self, piece: tuple[int, ...], count: int, random: Random) -> list[Talk]:
         """Conversations about one piece, which runs through the model once."""
@@ -325,8 +329,8 @@ class _SelfStudy:
         """A question about how a passage of the piece goes on, answered in the text's own words."""
         decode, length = self.backbone.text.tokenizer.decode, self.config.answer_tokens
         first = random.randint(0, max(len(piece) - _LEAD_TOKENS - length, 0))
-        lead, rest = piece[first : first + _LEAD_TOKENS], piece[first + _LEAD_TOKENS :][:length]
-        return CONTINUE.format(decode(lead).strip()), decode(rest).strip()
+        lead, passage = piece[first : first + _LEAD_TOKENS], piece[first + _LEAD_TOKENS :][:length]
+        return CONTINUE.format(decode(lead).strip()), decode(passage).strip()
 
     def _row(self, question: str, answer: str = "") -> Row:
         return Row({"question": question, "answer": self.frame.space + answer}, 1, "self-study")
@@ -336,13 +340,13 @@ class _SelfStudy:
 
     def _talk(self, piece: tuple[int, ...], question: str, answer: str) -> Talk:
         row = self._row(question, answer)
-        used, without_bos = [self.encoder.encode([row], bos=bos)[0] for bos in (True, False)]
+        request_row, without_bos = [self.encoder.encode([row], bos=bos)[0] for bos in (True, False)]
         first = len(self.backbone.text.tokenizer.bos_ids) + 1
-        ids = (*used.input_ids, *used.anchor_ids, *(used.answer_ids or ()))
+        ids = (*request_row.input_ids, *request_row.anchor_ids, *(request_row.answer_ids or ()))
         tail = ids[first:]
         assert (*without_bos.input_ids, *without_bos.anchor_ids, *(without_bos.answer_ids or ()))[1:] == tail
-        trained = Encoded.of_ids(0, (), ids[:first], Answer(tail))
-        return Talk(used, trained, taught=self._behind(piece, ids[first - 1 : first], tail))
+        student_row = Encoded.of_ids(0, (), ids[:first], Answer(tail))
+        return Talk(request_row, student_row, taught=self._behind(piece, ids[first - 1 : first], tail))
 
     # -- and learns to say the same without the text
 
@@ -360,25 +364,26 @@ class _SelfStudy:
     def _taught(self, talks: Sequence[Talk]) -> list[Readout]:
         """The teacher's readout at each token; a piece runs once for all conversations about it."""
         model = PromptedModel(self.backbone, None, InputCache(notify=self.notices.append))
-        taught: dict[int, Readout] = {}
+        readout_of: dict[int, Readout] = {}
         rows = [replace(talk.taught, row=number) for number, talk in enumerate(talks)]
         for batch in scoring_batches(rows, 2 * self.config.train.max_tokens):
             readouts = model.ask(batch, Readouts())
-            taught |= {row.row: readout.kept() for row, readout in zip(batch, readouts, strict=True)}
-            self._progress("asking the teacher", len(taught), len(rows))
-        return [taught[row.row] for row in rows]
+            readout_of |= {row.row: readout.kept() for row, readout in zip(batch, readouts, strict=True)}
+            self._progress("asking the teacher", len(readout_of), len(rows))
+        return [readout_of[row.row] for row in rows]
 
     def _fitted(
-        self, student: "_Student", trained: Sequence[Talk], judge: "_Student", held_out: Sequence[Talk]
+        self, student: "_Student", train_talks: Sequence[Talk], judge: "_Student", held_out: Sequence[Talk]
     ) -> FitResult:
-        rows, judged = [
-            [replace(talk.trained, row=number) for number, talk in enumerate(talks)] for talks in (trained, held_out)
+        rows, held_out_rows = [
+            [replace(talk.trained, row=number) for number, talk in enumerate(talks)]
+            for talks in (train_talks, held_out)
         ]
         rate = self.config.train.lr or METHODS["cartridge"].learning_rate["memory"]
         train = self.config.train.model_copy(update={"lr": rate})
 
         def validated() -> Validation:
-            loss = judge.mean(judged, train.max_tokens)
+            loss = judge.mean(held_out_rows, train.max_tokens)
             return Validation(-loss, loss)
 
         return Fit(
@@ -395,7 +400,9 @@ class _SelfStudy:
     # -- what it is worth
 
     @torch.no_grad()
-    def _measured(self, cartridge: Injection, talks: Sequence[Talk], taught: Sequence[Readout]) -> dict[str, Knowledge]:
+    def _measured(
+        self, cartridge: Injection, talks: Sequence[Talk], readouts: Sequence[Readout]
+    ) -> dict[str, Knowledge]:
         """Measure each way to give the model the text, on held-out conversations."""
         whole = (*self.head, *self.ids)
         longest = max(talk.used.num_tokens for talk in talks)
@@ -408,17 +415,17 @@ class _SelfStudy:
             "cartridge": cartridge,
             **({"whole text": self._memory_of(whole)} if fits else {}),
         }
-        trained = [replace(talk.trained, row=number) for number, talk in enumerate(talks)]
-        used = [replace(talk.used, row=number) for number, talk in enumerate(talks)]
+        student_rows = [replace(talk.trained, row=number) for number, talk in enumerate(talks)]
+        request_rows = [replace(talk.used, row=number) for number, talk in enumerate(talks)]
         max_tokens = self.config.train.max_tokens
         ways: dict[str, Knowledge] = {}
-        for what, injection in injections.items():
+        for way, injection in injections.items():
             model = PromptedModel(self.backbone, injection)
             memory = injection.memory.memory if injection and injection.memory else None
             tensors = (memory.keys, memory.values) if memory else ()
-            ways[what] = Knowledge(
-                perplexity=math.exp(min(mean_loss(model, used, max_tokens), 700.0)),
-                divergence=_Student(model, taught).mean(trained, max_tokens),
+            ways[way] = Knowledge(
+                perplexity=math.exp(min(mean_loss(model, request_rows, max_tokens), 700.0)),
+                divergence=_Student(model, readouts).mean(student_rows, max_tokens),
                 columns=injection.length if injection else 0,
                 bytes=sum(tensor.numel() * tensor.element_size() for tensor in tensors),
             )
@@ -428,7 +435,7 @@ class _SelfStudy:
     def _memory_of(self, ids: tuple[int, ...]) -> Injection:
         return Injection(memory=Memory(self.backbone.memory_of_tokens(ids), "memory"))
 
-    def _manifest(self, task: Task, origin: str, fitted: FitResult, ways: dict[str, Knowledge]) -> Manifest:
+    def _manifest(self, task: Task, origin: str, fit: FitResult, ways: dict[str, Knowledge]) -> Manifest:
         config = self.config
         prompt = PromptConfig(
             method="cartridge", place="memory", length=config.length, options={"frozen": config.frozen}
@@ -444,11 +451,11 @@ class _SelfStudy:
             lineage=Lineage(
                 text=origin,
                 text_tokens=len(self.ids),
-                epoch=fitted.progress.best_epoch,
-                ways={way: measured.dump() for way, measured in ways.items()},
+                epoch=fit.progress.best_epoch,
+                ways={way: knowledge.dump() for way, knowledge in ways.items()},
             ),
-            trainable=sum(value.numel() for value in fitted.best.values()),
-            seconds=fitted.progress.seconds,
+            trainable=sum(value.numel() for value in fit.best.values()),
+            seconds=fit.progress.seconds,
         )
 
 
@@ -460,8 +467,8 @@ class _Student:
         taught: the teacher's readout of each row, by the row's number.
     """
 
-    def __init__(self, model: PromptedModel, taught: Sequence[Readout]) -> None:
-        self.model, self.taught = model, taught
+    def __init__(self, model: PromptedModel, readouts: Sequence[Readout]) -> None:
+        self.model, self.taught = model, readouts
 
     def trainable(self) -> dict[str, Tensor]:
         """The memory's trained columns."""

@@ -122,8 +122,8 @@ def prune(
     config = config or PruneConfig()
     manifest, tensors = load_artifact(store.get(ref))
     _check(manifest, config)
-    chosen = name or f"{manifest.name}-pruned"
-    store.check_can_add(chosen)
+    pruned_name = name or f"{manifest.name}-pruned"
+    store.check_can_add(pruned_name)
     request = request_again(manifest, store, Path(task) if task else None)
     # Rows of a named task file may be others; rows of the prompt's own run must be unchanged.
     run_request = None if task else run_of(store, manifest, "").request()
@@ -137,7 +137,7 @@ def prune(
             source = prompt_source(work.backbone, work.encoder, work.rows["train"], store)
             whole = prompt_from(on_device, work.config.prompt, source)
             assert isinstance(whole, Injection)
-            return _pruned(work, config, manifest, whole, chosen)
+            return _pruned(work, config, manifest, whole, pruned_name)
 
 
 def _check(manifest: Manifest, config: PruneConfig) -> None:
@@ -220,18 +220,18 @@ def importances(work: Work, whole: Injection, num_pieces: int) -> tuple[Tensor, 
     Returns:
         For tokens [P] and for pieces [P, k], on the CPU.
     """
-    masked, length = _Masked(whole, num_pieces), _vectors_of(whole).length
-    model = PromptedModel(work.backbone, masked, work.cache)
+    masked_prompt, length = _Masked(whole, num_pieces), _vectors_of(whole).length
+    model = PromptedModel(work.backbone, masked_prompt, work.cache)
     rows, tell = work.rows["train"], work.progress("measuring importance")
-    pieces, done = torch.zeros(length, num_pieces), 0
+    pieces, num_rows = torch.zeros(length, num_pieces), 0
     tokens = torch.zeros(length)
     for batch in scoring_batches(rows, work.config.train.max_tokens):
-        (gradient,) = torch.autograd.grad(model.loss(batch), masked.masks)
+        (gradient,) = torch.autograd.grad(model.loss(batch), masked_prompt.masks)
         pieces += gradient.abs().sum(0).float().cpu()
         # The chain rule: a token's mask scales all its pieces.
         tokens += gradient.sum(-1).abs().sum(0).float().cpu()
-        done += len(batch)
-        tell(done, len(rows))
+        num_rows += len(batch)
+        tell(num_rows, len(rows))
     return tokens / len(rows), pieces / len(rows)
 
 
@@ -248,10 +248,10 @@ def best_indices(scores: Tensor, share: float) -> list[int]:
 def kept_pieces(scores_Pk: Tensor, tokens: Sequence[int], share: float) -> tuple[list[int], list[str]]:
     """The best pieces of some tokens: the tokens that keep any, and their masks."""
     num_pieces = scores_Pk.shape[1]
-    kept = set(best_indices(scores_Pk[list(tokens)], share))
-    masks = ["".join("01"[row * num_pieces + j in kept] for j in range(num_pieces)) for row in range(len(tokens))]
-    left = [(token, mask) for token, mask in zip(tokens, masks, strict=True) if "1" in mask]
-    return [token for token, _ in left], [mask for _, mask in left]
+    indices = set(best_indices(scores_Pk[list(tokens)], share))
+    masks = ["".join("01"[row * num_pieces + j in indices] for j in range(num_pieces)) for row in range(len(tokens))]
+    pairs = [(token, mask) for token, mask in zip(tokens, masks, strict=True) if "1" in mask]
+    return [token for token, _ in pairs], [mask for _, mask in pairs]
 
 
 def _trained(
@@ -296,18 +296,18 @@ def _candidates(work: Work, config: PruneConfig, tokens_P: Tensor, pieces_Pk: Te
     """Train every share of tokens, then every share of the best one's pieces."""
     candidates: list[Candidate] = []
     for share in config.keep:
-        kept = best_indices(tokens_P, share)
-        is_new = all(candidate.tokens != kept for candidate in candidates)
-        if is_new and len(kept) < len(tokens_P):
-            candidates.append(_trained(work, "tokens", share, kept, []))
+        best_tokens = best_indices(tokens_P, share)
+        is_new = all(candidate.tokens != best_tokens for candidate in candidates)
+        if is_new and len(best_tokens) < len(tokens_P):
+            candidates.append(_trained(work, "tokens", share, best_tokens, []))
     if config.pieces == 1:
         return candidates
     tokens = _best(candidates).tokens
     for share in config.keep:
-        kept, masks = kept_pieces(pieces_Pk, tokens, share)
-        is_new = all((candidate.tokens, candidate.masks) != (kept, masks) for candidate in candidates)
-        if is_new and (any("0" in mask for mask in masks) or len(kept) < len(tokens)):
-            candidates.append(_trained(work, "pieces", share, kept, masks))
+        best_tokens, masks = kept_pieces(pieces_Pk, tokens, share)
+        is_new = all((candidate.tokens, candidate.masks) != (best_tokens, masks) for candidate in candidates)
+        if is_new and (any("0" in mask for mask in masks) or len(best_tokens) < len(tokens)):
+            candidates.append(_trained(work, "pieces", share, best_tokens, masks))
     return candidates
 
 
@@ -323,10 +323,10 @@ def _pruned(work: Work, config: PruneConfig, manifest: Manifest, prompt: Injecti
     best = _best(candidates)
 
     # No test row is read before this line.
-    pruned = PromptedModel(work.backbone, prompt_from(best.tensors, best.config), work.cache)
+    pruned_model = PromptedModel(work.backbone, prompt_from(best.tensors, best.config), work.cache)
     splits = [split for split in SPLITS if work.rows[split]]
     before = {split: work.score(whole, split, f"scoring the whole prompt, {split}") for split in splits}
-    after = {split: work.score(pruned, split, f"scoring the pruned prompt, {split}") for split in splits}
+    after = {split: work.score(pruned_model, split, f"scoring the pruned prompt, {split}") for split in splits}
     split = splits[-1]
     if split == "validation":
         work.notice("there are no test rows: validation rows chose what is kept, so its score is too good")

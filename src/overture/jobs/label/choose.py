@@ -31,16 +31,16 @@ def diverse(shares_NC: Tensor, features_ND: Tensor, count: int, seed: int) -> li
     features_ND = features_ND.double() - features_ND.double().mean(0)
     lengths_N = doubt_NC.square().sum(1) * features_ND.square().sum(1)
     random = torch.Generator().manual_seed(seed)
-    chosen = [int(lengths_N.argmax())]
+    indices = [int(lengths_N.argmax())]
     distances_N = lengths_N.clone()
-    while len(chosen) < count:
-        last = chosen[-1]
+    while len(indices) < count:
+        last = indices[-1]
         products_N = (doubt_NC @ doubt_NC[last]) * (features_ND @ features_ND[last])
         distances_N = torch.minimum(distances_N, (lengths_N + lengths_N[last] - 2 * products_N).clamp_min(0))
-        distances_N[chosen] = 0
+        distances_N[indices] = 0
         if float(distances_N.sum()) <= 0:
             # Equal rows teach the same: the rest in their order.
-            rest = [index for index in range(len(shares_NC)) if index not in set(chosen)]
-            return [*chosen, *rest[: count - len(chosen)]]
-        chosen.append(int(torch.multinomial(distances_N / distances_N.sum(), 1, generator=random)))
-    return chosen
+            others = [index for index in range(len(shares_NC)) if index not in set(indices)]
+            return [*indices, *others[: count - len(indices)]]
+        indices.append(int(torch.multinomial(distances_N / distances_N.sum(), 1, generator=random)))
+    return indices

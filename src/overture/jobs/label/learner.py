@@ -113,8 +113,8 @@ class Learner:
             count: how many.
             seed: of the draws.
         """
-        chosen = teaching(model, [self.encoded[index] for index in indices], self.task, count, seed)
-        return [indices[number] for number, _ in chosen]
+        ranking = teaching(model, [self.encoded[index] for index in indices], self.task, count, seed)
+        return [indices[number] for number, _ in ranking]
 
 
 def teaching(
@@ -144,9 +144,9 @@ def teaching(
 
 def features_under(model: PromptedModel, rows: Sequence[Encoded], max_tokens: int = 4096) -> torch.Tensor:
     """Hidden states that the labels of rows are read from, under a prompt, [N, D]."""
-    numbered = [replace(row, row=index) for index, row in enumerate(rows)]
+    numbered_rows = [replace(row, row=index) for index, row in enumerate(rows)]
     features = torch.empty(len(rows), model.backbone.info.hidden_size)
     with torch.no_grad():
-        for batch in scoring_batches(numbered, max_tokens):
+        for batch in scoring_batches(numbered_rows, max_tokens):
             features[[row.row for row in batch]] = torch.stack(model.ask(batch, Features())).float().cpu()
     return features

@@ -61,17 +61,17 @@ def is_apart(task: Task, row: Row, share: float, seed: int) -> bool:
     return lot_of(content_of(task, row), seed) < share
 
 
-def pool_of(task: Task, rows: Iterable[Row], known: Iterable[Row], share: float, seed: int) -> Pool:
+def pool_of(task: Task, rows: Iterable[Row], known_rows: Iterable[Row], share: float, seed: int) -> Pool:
     """The rows that have no label yet.
 
     Args:
         task: says what rows show, and which field holds the label.
         rows: all rows.
-        known: rows that have a label, or that were suggested before.
+        known_rows: rows that have a label, or that were suggested before.
         share: of rows that are kept apart.
         seed: of the lots.
     """
-    contents = {content_of(task, row) for row in known}
+    contents = {content_of(task, row) for row in known_rows}
     apart: list[tuple[float, Row]] = []
     others: list[Row] = []
     num_repeats = 0

@@ -97,21 +97,21 @@ class SessionLearner:
         predictions = learner.predictions(model, apart) if apart else []
         labels = session.labels()
         free = [index for index in range(len(session.rows)) if index not in labels and index not in session.apart]
-        chosen = teaching(
+        choice = teaching(
             model,
             [learner.encoded[index] for index in free],
             session.task,
             _NUM_QUEUED,
             num_labels + session.facts.seed,
         )
-        rounds = [old for old in self.learnt.rounds if old.num_labels != num_labels]
+        rounds = [earlier for earlier in self.learnt.rounds if earlier.num_labels != num_labels]
         answers = {index: prediction.text for index, prediction in zip(apart, predictions, strict=True)}
         rounds.append(LearntRound(num_labels=num_labels, said=answers))
         self._tell(
             state="waiting",
-            rounds=sorted(rounds, key=lambda old: old.num_labels),
-            queue=[free[number] for number, _ in chosen],
-            guesses={free[number]: prediction.text for number, prediction in chosen},
+            rounds=sorted(rounds, key=lambda earlier: earlier.num_labels),
+            queue=[free[number] for number, _ in choice],
+            guesses={free[number]: prediction.text for number, prediction in choice},
         )
 
     def _kept(self, num_labels: int) -> str:

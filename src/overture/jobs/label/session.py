@@ -74,26 +74,26 @@ def begun_session(store: Store, name: str, prompt: str, source: Path, seed: int 
     table = read_table(source)
     rows = [Row(fields, line, source.name) for fields, line in zip(table.rows, table.lines, strict=True)]
     problems = [row_problems(task, row, with_answer=False) for row in rows]
-    usable = [row for row, wrong in zip(rows, problems, strict=True) if not wrong]
+    usable = [row for row, faults in zip(rows, problems, strict=True) if not faults]
     pool = pool_of(task, usable, [], 0, seed)
-    chosen = sorted(pool.others, key=lambda row: lot_of(content_of(task, row), seed + 1))[:MOST_ROWS]
-    if len(chosen) < 2:
+    session_rows = sorted(pool.others, key=lambda row: lot_of(content_of(task, row), seed + 1))[:MOST_ROWS]
+    if len(session_rows) < 2:
         raise DataError(
             "there are too few rows to label",
             where=source.name,
-            got=f"{len(chosen)} different rows",
+            got=f"{len(session_rows)} different rows",
             wanted="2 at least",
-            problems=[problem for wrong in problems for problem in wrong],
+            problems=[problem for faults in problems for problem in faults],
         )
     facts = LabelSession(
-        prompt=ref, source=source.name, seed=seed, num_rows=len(chosen), left_out=len(rows) - len(chosen)
+        prompt=ref, source=source.name, seed=seed, num_rows=len(session_rows), left_out=len(rows) - len(session_rows)
     )
     labels = {
         index: label
-        for index, row in enumerate(chosen)
+        for index, row in enumerate(session_rows)
         if (value := row.fields.get(task.label_field)) not in (None, "") and (label := task.label_named(str(value)))
     }
-    lines = "".join(json.dumps(row.fields, ensure_ascii=False, default=str) + "\n" for row in chosen)
+    lines = "".join(json.dumps(row.fields, ensure_ascii=False, default=str) + "\n" for row in session_rows)
     write_atomic(folder / _ROWS, lines)
     write_json(folder / _LABELS, GivenLabels(labels=labels).dump())
     write_json(folder / _SESSION, facts.dump())
@@ -188,13 +188,13 @@ class Session:
         """
         labels, learnt = self.labels(), self.learnt()
         apart = [index for index in sorted(self.apart) if index not in labels]
-        others = [index for index in [*learnt.queue, *range(len(self.rows))] if index not in labels]
-        others = [index for index in others if index not in self.apart]
+        queue = [index for index in [*learnt.queue, *range(len(self.rows))] if index not in labels]
+        queue = [index for index in queue if index not in self.apart]
         num_apart = len(self.apart) - len(apart)
         is_turn = num_apart < self.facts.random_share * (len(labels) + 1) - 0.5
-        if apart and (is_turn or not others):
+        if apart and (is_turn or not queue):
             return apart[0]
-        return others[0] if others else None
+        return queue[0] if queue else None
 
     # -- what was learnt
 
@@ -211,11 +211,11 @@ class Session:
         gold = self.testing()
         points = []
         for training in self.learnt().rounds:
-            known = [index for index in gold if index in training.said]
-            if known:
-                right = sum(training.said[index] == gold[index] for index in known)
-                low, high = wilson(right, len(known))
-                score = Interval(value=right / len(known), low=low, high=high, n=len(known), method="Wilson")
+            indices = [index for index in gold if index in training.said]
+            if indices:
+                right = sum(training.said[index] == gold[index] for index in indices)
+                low, high = wilson(right, len(indices))
+                score = Interval(value=right / len(indices), low=low, high=high, n=len(indices), method="Wilson")
                 points.append(CurvePoint(num_labels=training.num_labels, score=score))
         return points
 

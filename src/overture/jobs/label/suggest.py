@@ -39,7 +39,7 @@ class KnownRow:
 def suggest(
     handle: Handle,
     rows: Sequence[Row],
-    known: Sequence[KnownRow],
+    known_rows: Sequence[KnownRow],
     options: SuggestOptions,
     progress: Progress = lambda what, done, total: None,
 ) -> Suggestions:
@@ -48,18 +48,18 @@ def suggest(
     Args:
         handle: the prompt; its task has labels.
         rows: all rows, without labels or with.
-        known: rows that are labelled, or that were suggested before.
+        known_rows: rows that are labelled, or that were suggested before.
         options: how many, and how.
         progress: called with (what, done, all).
     """
     task, notices = handle.task, list[str]()
-    pool = pool_of(task, rows, [entry.row for entry in known], options.random_share, options.seed)
-    others = sampled(task, pool.others, options.pool, options.seed)
-    if len(others) < len(pool.others):
-        notices.append(f"chosen among {len(others):,} of {len(pool.others):,} rows; --pool reads more")
+    pool = pool_of(task, rows, [entry.row for entry in known_rows], options.random_share, options.seed)
+    candidates = sampled(task, pool.others, options.pool, options.seed)
+    if len(candidates) < len(pool.others):
+        notices.append(f"chosen among {len(candidates):,} of {len(pool.others):,} rows; --pool reads more")
     num_random = min(round(options.count * options.random_share), len(pool.apart))
     model = handle.model(InputCache(files=kept_inputs()))
-    usable, encoded, num_bad = _encoded(handle, others)
+    usable, encoded, num_bad = _encoded(handle, candidates)
     random_rows, apart, num_bad_apart = _encoded(handle, pool.apart[:num_random])
     if num_bad + num_bad_apart:
         notices.append(f"{num_bad + num_bad_apart} rows do not fit the model and are left out")
@@ -68,17 +68,17 @@ def suggest(
     choice = teaching(
         model, encoded, task, count, options.seed, lambda done, total: progress("asking the prompt", done, total)
     )
-    suggested = [_suggestion(usable[index], guess, TEACHES) for index, guess in choice]
+    suggestions = [_suggestion(usable[index], guess, TEACHES) for index, guess in choice]
     guesses = predict(model, apart, task)
-    suggested += [_suggestion(row, guess, RANDOM) for row, guess in zip(random_rows, guesses, strict=True)]
+    suggestions += [_suggestion(row, guess, RANDOM) for row, guess in zip(random_rows, guesses, strict=True)]
     return Suggestions(
         prompt=handle.manifest.ref,
         label_field=task.label_field,
-        suggested=suggested,
-        num_labelled=sum(entry.is_labelled for entry in known),
-        num_waiting=sum(not entry.is_labelled for entry in known),
-        num_left=len(pool.others) + len(pool.apart) - len(suggested),
-        score=_score(handle, [entry.row for entry in known if entry.is_labelled and entry.is_random]),
+        suggested=suggestions,
+        num_labelled=sum(entry.is_labelled for entry in known_rows),
+        num_waiting=sum(not entry.is_labelled for entry in known_rows),
+        num_left=len(pool.others) + len(pool.apart) - len(suggestions),
+        score=_score(handle, [entry.row for entry in known_rows if entry.is_labelled and entry.is_random]),
         notices=[*notices, *handle.encoder.notices],
     )
 

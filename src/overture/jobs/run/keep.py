@@ -21,11 +21,11 @@ def made_with(
     cache_dtype: str | None = None,
 ) -> MadeWith:
     """The options that made a prompt, as its manifest holds them."""
-    trained = train and train.model_dump(mode="json")
+    train_values = train and train.model_dump(mode="json")
     method = METHODS.get(prompt.method)
     return MadeWith(
         prompt=prompt.model_dump(mode="json"),
-        train=trained,
+        train=train_values,
         adapter=adapter,
         cartridge=cartridge,
         cache_dtype=cache_dtype,

@@ -36,9 +36,9 @@ class LocalExecutor(Generic[Job, Result]):
             yield self._done(job, on_event)
 
     def _done(self, job: Job, on_event: Listener) -> Done[Job, Result]:
-        started = time.monotonic()
+        start = time.monotonic()
         try:
-            return Done(job, result=self._work(job, on_event), seconds=time.monotonic() - started)
+            return Done(job, result=self._work(job, on_event), seconds=time.monotonic() - start)
         except (StoreError, DiskFull):
             raise
         except (OvertureError, OutOfMemoryError) as raised:
@@ -46,4 +46,4 @@ class LocalExecutor(Generic[Job, Result]):
             error = raised if isinstance(raised, OvertureError) else full
         # The error may be kept for long: without its frames, which hold the model and the tensors of the job.
         error.__traceback__ = error.__context__ = error.__cause__ = None
-        return Done(job, error=error, seconds=time.monotonic() - started)
+        return Done(job, error=error, seconds=time.monotonic() - start)

@@ -82,12 +82,12 @@ class Workers:
             failure = Reply.model_validate_json(text).failure
             assert failure is not None
             raise failure.error() from None
-        if other := sorted(name for name in self._facts if facts.get(name) != self._facts[name]):
+        if unequal := sorted(name for name in self._facts if facts.get(name) != self._facts[name]):
             raise ConfigError(
-                f"a worker has another {', '.join(other)}",
+                f"a worker has another {', '.join(unequal)}",
                 where="--on ray",
-                got=", ".join(f"{name} {facts.get(name, 'none')[:16]}" for name in other),
-                wanted=", ".join(f"{name} {self._facts[name][:16]}" for name in other),
+                got=", ".join(f"{name} {facts.get(name, 'none')[:16]}" for name in unequal),
+                wanted=", ".join(f"{name} {self._facts[name][:16]}" for name in unequal),
                 fix="put data, model and store on storage that all machines see under one name",
             )
 
@@ -215,7 +215,7 @@ class RayExecutor(Generic[Job, Result]):
             LostProcess: no worker could be started in the place of a lost one.
         """
         source, attempts, again = iter(jobs), dict[int, _Attempt[Job]](), deque[int]()
-        done: dict[int, Done[Job, Result]] = {}
+        outcomes: dict[int, Done[Job, Result]] = {}
         next_number, next_out, is_over = 0, 0, False
         busy: list[_Slot] = []
         while True:
@@ -238,16 +238,16 @@ class RayExecutor(Generic[Job, Result]):
                 busy.append(slot)
             if not busy:
                 return
-            self._wait(busy, attempts, done, again, on_event)
-            while next_out in done:
-                yield done.pop(next_out)
+            self._wait(busy, attempts, outcomes, again, on_event)
+            while next_out in outcomes:
+                yield outcomes.pop(next_out)
                 next_out += 1
 
     def _wait(
         self,
         busy: list[_Slot],
         attempts: Mapping[int, _Attempt[Job]],
-        done: dict[int, Done[Job, Result]],
+        outcomes: dict[int, Done[Job, Result]],
         again: deque[int],
         on_event: Listener,
     ) -> None:
@@ -266,14 +266,14 @@ class RayExecutor(Generic[Job, Result]):
                 entry.losses += 1
                 self.workers.replace(slot)
                 if entry.losses >= _MOST_LOSSES:
-                    lost = LostProcess(f"{_MOST_LOSSES} workers were lost at this job", fix="more memory for a worker")
-                    done[number] = Done(entry.job, seconds=0.0, error=lost)
+                    error = LostProcess(f"{_MOST_LOSSES} workers were lost at this job", fix="more memory for a worker")
+                    outcomes[number] = Done(entry.job, seconds=0.0, error=error)
                 else:
                     on_event(NoticeEvent(text="a worker was lost; another one does its job again"))
                     again.append(number)
                 continue
             slot.ref, slot.number = None, -1
-            done[number] = self._outcome(entry.job, reply)
+            outcomes[number] = self._outcome(entry.job, reply)
 
     def _outcome(self, job: Job, reply: Reply) -> Done[Job, Result]:
         if reply.failure is None:

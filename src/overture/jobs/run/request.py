@@ -203,8 +203,8 @@ def _merged(
 ) -> dict[str, Any]:
     """The task's values with settings and assignments over them; data files get their whole path."""
     values = task_values(source)
-    named = [(SHORT.get(key, key), value) for key, value in _flat(settings) if value is not None]
-    for key, value in [*named, *map(parsed, assignments)]:
+    named_settings = [(SHORT.get(key, key), value) for key, value in _flat(settings) if value is not None]
+    for key, value in [*named_settings, *map(parsed, assignments)]:
         assign(values, key.split("."), _whole_path(key, value, Path()))
     return values
 
@@ -236,13 +236,15 @@ def _validated(values: Mapping[str, Any], model: type[R], where: str) -> R:
         ConfigError: every mistake.
     """
     sections = [key for key in model.model_fields if key != "task"]
-    known = [*Task.model_fields, *sections]
-    dotted = [key.removeprefix("task.") for key in dotted_keys(model)]
-    problems = [unknown_key(key, known, dotted) for key in values if key not in (*known, "search", "hard")]
+    known_keys = [*Task.model_fields, *sections]
+    nested_keys = [key.removeprefix("task.") for key in dotted_keys(model)]
+    problems = [
+        unknown_key(key, known_keys, nested_keys) for key in values if key not in (*known_keys, "search", "hard")
+    ]
     task = {key: value for key, value in values.items() if key in Task.model_fields}
-    rest = {key: value for key, value in values.items() if key in sections}
+    section_values = {key: value for key, value in values.items() if key in sections}
     try:
-        config = validated(model, {**rest, "task": task}, where)
+        config = validated(model, {**section_values, "task": task}, where)
     except ConfigError as error:
         # A task's keys stand at the top of the file.
         problems += [Problem(item.where.removeprefix("task."), item.what, item.fix) for item in error.problems]
@@ -342,26 +344,26 @@ def with_moved_data(config: R, assignments: Sequence[str]) -> R:
             fix="start a new run with other settings: overture tune TASK.yaml --set ...",
             problems=problems,
         )
-    moved = {key.removeprefix("data."): Path(str(file)).expanduser().resolve() for key, file in files.items()}
-    if missing := list(_missing_files({name: str(path) for name, path in moved.items()})):
+    paths = {key.removeprefix("data."): Path(str(file)).expanduser().resolve() for key, file in files.items()}
+    if missing := list(_missing_files({name: str(path) for name, path in paths.items()})):
         raise DataError(f"the data cannot be used: {len(missing)} missing", problems=missing)
-    task = config.task.model_copy(update={"data": config.task.data.model_copy(update=moved)})
+    task = config.task.model_copy(update={"data": config.task.data.model_copy(update=paths)})
     return config.model_copy(update={"task": task})
 
 
-def check_texts_alone(task: Task, what: str) -> None:
+def check_texts_alone(task: Task, job: str) -> None:
     """Refuse rows with images or sounds where only texts can be worked on.
 
     Args:
         task: of the rows.
-        what: the command or its work, for the error.
+        job: the command or its work, for the error.
 
     Raises:
         ConfigError: the task's input is no text.
     """
     if task.media:
         raise ConfigError(
-            f"{what} works on rows of text alone",
+            f"{job} works on rows of text alone",
             where="input",
             got=task.input,
             wanted="text",
@@ -369,7 +371,7 @@ def check_texts_alone(task: Task, what: str) -> None:
         )
 
 
-def check_no_adapter(config: TuneConfig, what: str) -> None:
+def check_no_adapter(config: TuneConfig, job: str) -> None:
     """Refuse an adapter in a job that trains none.
 
     Raises:
@@ -377,7 +379,7 @@ def check_no_adapter(config: TuneConfig, what: str) -> None:
     """
     if config.adapter:
         raise ConfigError(
-            f"{what} trains no adapter", where="adapter", got=config.adapter.kind, fix="leave it out, or overture tune"
+            f"{job} trains no adapter", where="adapter", got=config.adapter.kind, fix="leave it out, or overture tune"
         )
 
 

@@ -43,9 +43,9 @@ def resumed(
         DataError: a data file is gone.
     """
     run = Run.open(store.runs, ref, listener)
-    finished = run.read(RESULT, result)
-    if finished is not None:
-        return finished
+    earlier = run.read(RESULT, result)
+    if earlier is not None:
+        return earlier
     config = with_moved_data(run.config(request), settings)
     files = {name: getattr(config.task.data, name) for name in DATA_FILES}
     for name, path in files.items():

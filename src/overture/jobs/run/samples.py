@@ -50,15 +50,15 @@ class SampleRows:
         samples = []
         # A text that is not the right one word for word, and a number beside the right one, may be good.
         is_either = metric.is_right is not None or metric.of not in ("texts", "numbers")
-        for number, shown in zip(self.numbers, self.shown, strict=True):
+        for number, view in zip(self.numbers, self.shown, strict=True):
             right, answer = scored.gold[number], scored.predicted[number]
             (is_right,) = metric.rows((right,), (answer,))
             share = scored.confidence[number] if scored.confidence else math.nan
             samples.append(
                 Sample(
-                    text=shortened(shown.text),
-                    gold=shortened(answer_text(right, shown.part)),
-                    predicted=shortened(answer_text(answer, shown.part)),
+                    text=shortened(view.text),
+                    gold=shortened(answer_text(right, view.part)),
+                    predicted=shortened(answer_text(answer, view.part)),
                     confidence=round(share, 4) if math.isfinite(share) else None,
                     is_right=is_right if is_right or is_either else None,
                 )

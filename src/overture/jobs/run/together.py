@@ -76,8 +76,8 @@ def shared_run(ranks: Ranks | None, open_run: Callable[[], Run]) -> Iterator[Run
         runs.append(open_run())
         folder = runs[0].folder
         paths = [path.relative_to(folder) for path in folder.rglob("*") if path.is_file() and not path.is_symlink()]
-        copied = [path for path in paths if path.parts[0] not in _NOT_COPIED]
-        contents = {path.as_posix(): b64encode((folder / path).read_bytes()).decode() for path in copied}
+        copied_paths = [path for path in paths if path.parts[0] not in _NOT_COPIED]
+        contents = {path.as_posix(): b64encode((folder / path).read_bytes()).decode() for path in copied_paths}
         return json.dumps([runs[0].name, contents]).encode()
 
     name, contents = json.loads(ranks.bytes_from_first(files))

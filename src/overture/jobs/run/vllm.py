@@ -27,15 +27,15 @@ def fitted_to_vllm(values: dict[str, Any], notify: Callable[[str], None] = lambd
     Raises:
         ConfigError: the method, the place or the labels are such that vLLM cannot serve them.
     """
-    given = values.get("prompt") or {}
-    if not isinstance(given, Mapping):
+    prompt_values = values.get("prompt") or {}
+    if not isinstance(prompt_values, Mapping):
         return
-    prompt, problems = dict(given), list[Problem]()
+    prompt, problems = dict(prompt_values), list[Problem]()
     method = METHODS.get(str(prompt.get("method") or PromptConfig().method))
     if method is not None:
         places = [place for place in _PLACES if place in method.places]
         if not method.is_cache or not places:
-            able = ", ".join(name for name, other in METHODS.items() if other.is_cache)
+            able = ", ".join(name for name, entry in METHODS.items() if entry.is_cache)
             problems.append(Problem("prompt.method", f"vLLM cannot serve {method.name}", f"one of {able}"))
         elif prompt.get("place") is None:
             prompt["place"] = places[0]

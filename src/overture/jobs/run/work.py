@@ -180,11 +180,11 @@ class Work:
             self.notice("trained together: " + cohort.grouping(dict.fromkeys(range(len(members)), train[:1])))
 
         def validated(which: Sequence[int]) -> list[Validation]:
-            trained = [members[number] for number in which]
-            scorers = self.scorers([member.model for member in trained])
+            some_members = [members[number] for number in which]
+            scorers = self.scorers([member.model for member in some_members])
             scored = [
                 self.score(scorer, "validation", f"{member.who or f'seed {member.seed}'}: scoring validation")
-                for member, scorer in zip(trained, scorers, strict=True)
+                for member, scorer in zip(some_members, scorers, strict=True)
             ]
             for number, rows in zip(which, scored, strict=True):
                 self._tell_samples(members[number], fits[number].progress.epoch, rows)

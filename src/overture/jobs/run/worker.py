@@ -112,15 +112,15 @@ class Worker:
 
         from torch import OutOfMemoryError
 
-        started = time.monotonic()
+        start = time.monotonic()
         try:
             result = self._opened().run(kind, job, self._listen)
         except OvertureError as error:
-            return Reply(seconds=time.monotonic() - started, failure=Failure.of(error)).model_dump_json()
+            return Reply(seconds=time.monotonic() - start, failure=Failure.of(error)).model_dump_json()
         except OutOfMemoryError as error:
             full = DeviceFull("the memory is full", got=str(error)[:200])
-            return Reply(seconds=time.monotonic() - started, failure=Failure.of(full)).model_dump_json()
-        return Reply(seconds=time.monotonic() - started, result=result).model_dump_json()
+            return Reply(seconds=time.monotonic() - start, failure=Failure.of(full)).model_dump_json()
+        return Reply(seconds=time.monotonic() - start, result=result).model_dump_json()
 
     def events(self) -> str:
         """The events since the last call, as a JSON list."""
@@ -148,8 +148,8 @@ class Worker:
             torch.set_num_threads(self._setup.threads)
             for plugin in self._setup.plugins:
                 load_plugin(Path(plugin))
-            opened: Callable[[str, Path], Bench] = import_module(self._setup.module).opened
-            self._bench = opened(self._setup.request, Path(self._setup.store))
+            open_runner: Callable[[str, Path], Bench] = import_module(self._setup.module).opened
+            self._bench = open_runner(self._setup.request, Path(self._setup.store))
         return self._bench
 
 

@@ -50,8 +50,8 @@ class TrainerElsewhere:
         while running:
             jobs = self._jobs(group, [members[key] for key in running], parts, pause(parts.epoch, running))
             try:
-                for done in self.parts.map(jobs, self.listen):
-                    fits |= done.checked().root
+                for outcome in self.parts.map(jobs, self.listen):
+                    fits |= outcome.checked().root
             except Stopped:
                 state.budget.save()
                 raise

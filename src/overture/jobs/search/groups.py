@@ -159,17 +159,17 @@ def found_rate(state: SearchState, job: RateJob) -> FoundRate:
 
 def fitted(work: Work, group: Group, member: SeededSetting, result: FitResult, run_folder: Path) -> Fitted:
     """What became of a member; the best values of one that came to its end are kept, and scored where that is asked."""
-    ended = Fitted(status=result.status, history=result.progress.history, seconds=result.progress.seconds)
-    if not (result.best and ended.is_done):
-        return ended
+    record = Fitted(status=result.status, history=result.progress.history, seconds=result.progress.seconds)
+    if not (result.best and record.is_done):
+        return record
     path = f"{group.values}/{member.key}.prompt.safetensors"
     model = _kept(work, member, result, run_folder / path)
-    ended = ended.model_copy(update={"path": path})
+    record = record.model_copy(update={"path": path})
     if not group.is_scored:
-        return ended
+        return record
     scored = work.score(model, "validation", f"{member.key}, seed {member.seed}: scoring validation")
     scores = {"score": scored.value(work.task), "loss": scored.loss, "predicted": tuple(scored.predicted)}
-    return ended.model_copy(update=scores)
+    return record.model_copy(update=scores)
 
 
 def _kept(work: Work, member: SeededSetting, result: FitResult, path: Path) -> PromptedModel:

@@ -125,10 +125,10 @@ class Race:
         if plan is None:
             plan = self._plan()
             state.run.write("race.json", plan)
-        trained = [self._lane(state.trial(number)) for number in plan.trials]
-        self.lanes = [*trained, *self._plain_lanes()]
+        trained_lanes = [self._lane(state.trial(number)) for number in plan.trials]
+        self.lanes = [*trained_lanes, *self._plain_lanes()]
         for turn in range(plan.seeds):
-            running = [lane for lane in trained if lane.dropped_after is None]
+            running = [lane for lane in trained_lanes if lane.dropped_after is None]
             scores = self.scores(turn) or self._trained(turn, running)
             if any(lane.key not in scores for lane in running):
                 state.work.notice("the budget ended within the race: its last seed does not count")
@@ -144,7 +144,7 @@ class Race:
                     lane.scores.append(lane.mean)
                     lane.predicted.append(lane.predicted[0])
             self._drop_worse()
-        if not trained or any(not lane.scores for lane in trained):
+        if not trained_lanes or any(not lane.scores for lane in trained_lanes):
             state.work.notice("the budget allowed no fresh seed: the seed that found the winner also judged it")
             self.lanes = [*self._explored_lanes(), *self._plain_lanes()]
             if not self.lanes:
@@ -154,8 +154,8 @@ class Race:
 
     def scores(self, turn: int) -> dict[str, RaceScore]:
         """Each lane's score with the fresh seed of a turn; empty where the turn is not finished."""
-        saved = self.state.run.read(f"race-{turn}.json", RaceTurn)
-        return saved.root if saved else {}
+        turn_record = self.state.run.read(f"race-{turn}.json", RaceTurn)
+        return turn_record.root if turn_record else {}
 
     def _drop_worse(self) -> None:
         task, gold = self.state.work.task, self.state.in_wording(0).answers("validation")
@@ -185,10 +185,10 @@ class Race:
 
         Nobody races without it: people compare with it, and few steps favour high rates.
         """
-        ranked, default = self.state.ranked(), self.state.default_trial
+        ranking, default = self.state.ranked(), self.state.default_trial
         if default is None or not default.history:
-            return ranked[: self.options.finalists]
-        rivals = [trial for trial in ranked if trial is not default]
+            return ranking[: self.options.finalists]
+        rivals = [trial for trial in ranking if trial is not default]
         affordable = [trial for trial in rivals if self._is_affordable([default, trial], 1)]
         if rivals and rivals[0] not in affordable and self._is_affordable([default], 1):
             title = rivals[0].setting.title()
@@ -279,15 +279,18 @@ class Race:
     def _explored_lanes(self) -> list[Lane]:
         """The default and the best candidate that came to its end, judged by the seed that found them."""
         state, default = self.state, self.state.default_trial
-        ended = [trial for trial in state.ranked() if state.values_file(trial)]
-        if default and default.history and default not in ended:
+        complete_trials = [trial for trial in state.ranked() if state.values_file(trial)]
+        if default and default.history and default not in complete_trials:
             state.work.notice(
                 "the budget ended before the task file's own setting was trained: nothing is compared with it"
             )
             return []
-        chosen = {trial.number: trial for trial in [*(trial for trial in ended if trial is default), *ended[:1]]}
+        candidates = {
+            trial.number: trial
+            for trial in [*(trial for trial in complete_trials if trial is default), *complete_trials[:1]]
+        }
         lanes = []
-        for trial in chosen.values():
+        for trial in candidates.values():
             path, work = state.values_file(trial), state.in_wording(trial.setting.wording)
             assert path is not None
             model = state.loaded(work, trial.setting, path)

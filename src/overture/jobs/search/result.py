@@ -41,13 +41,13 @@ def result_of(state: SearchState, plain: Sequence[PlainScore], race: Race) -> Se
     """Score the winner on test rows, keep its prompt, and tell everything that was tried."""
     work, metric, winner = state.work, state.work.task.metric, race.winner
     if winner.number is None:
-        setting, kept = Setting(None, work.config.train, int(winner.key.split()[1])), None
+        setting, best_seed = Setting(None, work.config.train, int(winner.key.split()[1])), None
     else:
         setting = state.trial(winner.number).setting
-        kept = _best_seed(state, race, winner)
-    reworded = state.reworded(setting.wording, ("train", *SPLITS))
-    model = state.loaded(reworded, setting, kept.path) if kept else PromptedModel(work.backbone, None)
-    splits = [name for name in SPLITS if reworded.rows[name]]
+        best_seed = _best_seed(state, race, winner)
+    wording_work = state.reworded(setting.wording, ("train", *SPLITS))
+    model = state.loaded(wording_work, setting, best_seed.path) if best_seed else PromptedModel(work.backbone, None)
+    splits = [name for name in SPLITS if wording_work.rows[name]]
     if "test" not in splits:
         work.notice("there are no test rows: validation rows chose the winner, so its score is too good")
     default = state.default_trial
@@ -56,26 +56,28 @@ def result_of(state: SearchState, plain: Sequence[PlainScore], race: Race) -> Se
             "the budget was enough to train the task file's own setting alone, so no other was tried: "
             "raise --tunes, --seconds, --tokens or --money"
         )
-    scored = {name: reworded.score(model, name, f"scoring the winner, {name}") for name in splits}
+    scored = {name: wording_work.score(model, name, f"scoring the winner, {name}") for name in splits}
     metrics = metrics_of(work.task, scored)
     trials = _trial_results(state, plain)
-    first, chosen = (state.space.wordings[number].dump() for number in (0, setting.wording))
-    stored, command = None, ""
-    if kept:
-        command = " ".join(["overture tune", state.run.request().file, *state.space.assignments(setting, kept.seed)])
-        shares = scored["validation"].kept_shares(reworded.task, "validation") if "validation" in scored else None
-        stored = _stored(state, reworded, setting, kept, metrics, shares)
+    first, wording = (state.space.wordings[number].dump() for number in (0, setting.wording))
+    folder, command = None, ""
+    if best_seed:
+        command = " ".join(
+            ["overture tune", state.run.request().file, *state.space.assignments(setting, best_seed.seed)]
+        )
+        shares = scored["validation"].kept_shares(wording_work.task, "validation") if "validation" in scored else None
+        folder = _stored(state, wording_work, setting, best_seed, metrics, shares)
     result = SearchResult(
         run=state.run.name,
-        prompt=str(ref_of(stored)) if stored else None,
+        prompt=str(ref_of(folder)) if folder else None,
         task=work.task.name,
         metric=metric,
         rows={name: len(getattr(work.splits, name)) for name in ("train", *SPLITS)},
         winner=Winner(
             key=winner.key,
             **dict(setting.choice()),
-            seed=kept.seed if kept else None,
-            wording={name: chosen[name] for name in ("template", "labels") if chosen[name] != first[name]},
+            seed=best_seed.seed if best_seed else None,
+            wording={name: wording[name] for name in ("template", "labels") if wording[name] != first[name]},
         ),
         metrics=metrics,
         trials=trials,
@@ -83,7 +85,7 @@ def result_of(state: SearchState, plain: Sequence[PlainScore], race: Race) -> Se
         spent=state.budget.spent(),
         command=command,
         notices=work.notices,
-        folder=str(stored) if stored else None,
+        folder=str(folder) if folder else None,
     )
     state.run.write(RESULT, result)
     state.run.event(EndEvent(prompt=result.prompt))
@@ -94,8 +96,10 @@ def _best_seed(state: SearchState, race: Race, winner: Lane) -> KeptSeed:
     """The winner's seed that is best on validation rows, as `tune` chooses it; the exploring seed if none raced."""
     assert winner.number is not None
     trial = state.trial(winner.number)
-    raced = [scores[winner.key] for turn in range(len(winner.scores)) if winner.key in (scores := race.scores(turn))]
-    if finite := [score for score in raced if score.path]:
+    race_scores = [
+        scores[winner.key] for turn in range(len(winner.scores)) if winner.key in (scores := race.scores(turn))
+    ]
+    if finite := [score for score in race_scores if score.path]:
         best = max(finite, key=lambda score: (score.score, -score.loss))
         return KeptSeed(state.run.folder / best.path, best.seed, best.seconds)
     path = state.values_file(trial)
@@ -162,13 +166,13 @@ def _stored(
     state: SearchState,
     work: Work,
     setting: Setting,
-    kept: KeptSeed,
+    best_seed: KeptSeed,
     metrics: dict[str, SplitScores],
     shares: KeptShares | None,
 ) -> Path:
-    prompt, tensors = setting.prompt, state.values(kept.path)
+    prompt, tensors = setting.prompt, state.values(best_seed.path)
     assert prompt is not None
-    trained = work.built(prompt, kept.seed).trainable().values()
+    trained_values = work.built(prompt, best_seed.seed).trainable().values()
     manifest = new_manifest(
         work.task.name,
         work.backbone,
@@ -180,12 +184,12 @@ def _stored(
         metrics=PromptScores(**metrics),
         lineage=Lineage(
             run=state.run.name,
-            seed=kept.seed,
+            seed=best_seed.seed,
             train_rows=len(work.rows["train"]),
             gates=open_gates(prompt.method, tensors),
         ),
-        trainable=sum(value.numel() for value in trained),
-        seconds=kept.seconds,
+        trainable=sum(value.numel() for value in trained_values),
+        seconds=best_seed.seconds,
         shares=shares,
     )
     return state.run.keep(work.store, manifest, tensors)

@@ -209,8 +209,8 @@ class _Search:
 
     def _plain_scores(self) -> list[PlainScore]:
         """Score the model without a prompt in every wording; empty where it cannot answer."""
-        if saved := read_record(PlainScores, self.folder / "plain.json"):
-            return saved.wordings
+        if record := read_record(PlainScores, self.folder / "plain.json"):
+            return record.wordings
         scores: list[PlainScore] = []
         for wording in range(len(self.state.space.wordings)):
             work = self.state.in_wording(wording)
@@ -237,25 +237,25 @@ class _Search:
         if self.options.lr:
             return {}
         state = self.state
-        kept = state.run.read("rates.json", FoundRates)
-        saved, tokens = dict(kept.root) if kept else {}, dict[str, float]()
+        record = state.run.read("rates.json", FoundRates)
+        rate_records, tokens = dict(record.root) if record else {}, dict[str, float]()
 
         def jobs() -> Iterator[RateJob]:
             for pair in state.space.pairs:
                 job = self._rate_job(pair)
-                if job.name not in saved and (needed := self._affordable_tokens(job)):
-                    tokens[job.name] = needed
+                if job.name not in rate_records and (num_tokens := self._affordable_tokens(job)):
+                    tokens[job.name] = num_tokens
                     yield job
 
-        for done in self.trainer.rates.map(jobs(), state.run.event):
+        for outcome in self.trainer.rates.map(jobs(), state.run.event):
             state.check_stop()
-            name = done.job.name
-            saved[name] = done.checked()
-            state.run.write("rates.json", FoundRates(saved))
+            name = outcome.job.name
+            rate_records[name] = outcome.checked()
+            state.run.write("rates.json", FoundRates(rate_records))
             self.budget.count(f"rate {name}", tokens[name])
             self.budget.save()
         names = {f"{method} {place}": (method, place) for method, place in state.space.pairs}
-        return {pair: rate for name, pair in names.items() if name in saved and (rate := saved[name].lr)}
+        return {pair: rate for name, pair in names.items() if name in rate_records and (rate := rate_records[name].lr)}
 
     def _rate_job(self, pair: Pair) -> RateJob:
         state, (method, place) = self.state, pair
@@ -288,10 +288,10 @@ class _Search:
             if not group.trials:
                 return
             trials = []
-            for saved in group.trials:
-                setting = Setting(saved.prompt, saved.train, saved.wording)
+            for entry in group.trials:
+                setting = Setting(entry.prompt, entry.train, entry.wording)
                 cost = self.state.cost(setting)
-                trials.append(Trial(saved.number, setting, cost, saved.is_own, list(saved.history), saved.seconds))
+                trials.append(Trial(entry.number, setting, cost, entry.is_own, list(entry.history), entry.seconds))
             self.state.trials += trials
             if not group.is_done:
                 self._train(number, group, trials)
@@ -324,10 +324,10 @@ class _Search:
         if len(trials) <= num_planned:
             return study
         # Optuna deletes no trial: a second file gets those that stay, and takes the first one's place.
-        rest = path.with_name(f"{TEMPORARY}search.db")
-        rest.unlink(missing_ok=True)
-        opened(rest).add_trials(trials[:num_planned])
-        os.replace(rest, path)
+        replacement = path.with_name(f"{TEMPORARY}search.db")
+        replacement.unlink(missing_ok=True)
+        opened(replacement).add_trials(trials[:num_planned])
+        os.replace(replacement, path)
         return opened(path)
 
     def _planned(self, study: "optuna.Study", number: int, order: Sequence[int]) -> SavedGroup:
@@ -341,18 +341,18 @@ class _Search:
         study.sampler = optuna.samplers.TPESampler(
             seed=derived_seed(state.work.config.seed, "ask", number) % 2**32, n_startup_trials=self.options.cohort
         )
-        proposed = self._proposed_default(study) if number == 0 else []
-        num_default = len(proposed)
+        proposals = self._proposed_default(study) if number == 0 else []
+        num_default = len(proposals)
         for _ in range(_TRIES * size if state.space.lengths else 0):
-            if len(proposed) >= size:
+            if len(proposals) >= size:
                 break
             trial = study.ask()
-            proposed.append((trial, state.space.setting(trial, wording)))
-            if not self._is_affordable([setting for _, setting in proposed], num_default):
-                proposed.pop()
+            proposals.append((trial, state.space.setting(trial, wording)))
+            if not self._is_affordable([setting for _, setting in proposals], num_default):
+                proposals.pop()
                 study.tell(trial, state=optuna.trial.TrialState.FAIL)
         trials = []
-        for place, (trial, setting) in enumerate(proposed):
+        for place, (trial, setting) in enumerate(proposals):
             assert setting.prompt is not None
             trial.set_user_attr("wording", wording)
             trial.set_user_attr("epoch_tokens", state.cost(setting).epoch_tokens)
@@ -388,8 +388,8 @@ class _Search:
         """Whether the first part of the budget has room for such a group."""
         costs = [self.state.cost(setting).epoch_tokens for setting in settings]
         epochs = max(setting.train.num_epochs for setting in settings)
-        planned = halving_tokens(costs, epochs, self.first_rung, num_spared)
-        return self.budget.share + self.budget.share_of(planned) <= 1 - self.options.race_share
+        num_tokens = halving_tokens(costs, epochs, self.first_rung, num_spared)
+        return self.budget.share + self.budget.share_of(num_tokens) <= 1 - self.options.race_share
 
     def _train(self, number: int, group: SavedGroup, trials: Sequence[Trial]) -> None:
         """Train one group from where it stands, halving it on the way."""
@@ -404,11 +404,11 @@ class _Search:
             self.budget.save()
 
         def save(is_done: bool = False) -> None:
-            saved = [
+            entries = [
                 before.model_copy(update={"history": trial.history, "seconds": trial.seconds})
                 for before, trial in zip(group.trials, trials, strict=True)
             ]
-            changes = {"trials": saved, "epoch": epoch, "alive": alive_keys, "is_done": is_done}
+            changes = {"trials": entries, "epoch": epoch, "alive": alive_keys, "is_done": is_done}
             self.state.run.write(f"cohort-{number}.json", group.model_copy(update=changes))
 
         def decide(histories: Histories) -> Collection[str]:
@@ -423,8 +423,8 @@ class _Search:
             elif is_rung(epochs_done, self.first_rung):
                 going_on = sorted(running, key=self.state.worth, reverse=True)[: num_after(len(running))]
             # The default comes to its end, if need be on the race's share of the budget.
-            spared = [trial.key for trial in running if trial.is_default and self.budget.share < 1]
-            epoch, alive_keys = epochs_done, list(dict.fromkeys([*spared, *(trial.key for trial in going_on)]))
+            spared_keys = [trial.key for trial in running if trial.is_default and self.budget.share < 1]
+            epoch, alive_keys = epochs_done, list(dict.fromkeys([*spared_keys, *(trial.key for trial in going_on)]))
             save()
             return set(alive_keys)
 

@@ -115,14 +115,14 @@ class Space:
             # A factor and not the rate, so that good rates of one method inform those of the others.
             factor = trial.suggest_float("lr_factor", 1 / RATE_FACTOR, RATE_FACTOR, log=True)
             rate = self.rate((method, place), length) * factor
-        changed = {"method": method, "place": place, "length": length, "init": init, "options": options}
-        prompt = self.config.prompt.model_copy(update=changed)
+        changes = {"method": method, "place": place, "length": length, "init": init, "options": options}
+        prompt = self.config.prompt.model_copy(update=changes)
         return Setting(prompt, self._train(min(rate, _LARGEST_RATE), epochs), wording)
 
     def _train(self, rate: float, epochs: int) -> TrainConfig:
         # Only a requested number of epochs means single passes where rows are few.
-        requested = {"epochs": epochs} if self.options.epochs else {}
-        return self.config.train.model_copy(update={"lr": rate, **requested}).for_rows(self.num_rows)
+        epoch_option = {"epochs": epochs} if self.options.epochs else {}
+        return self.config.train.model_copy(update={"lr": rate, **epoch_option}).for_rows(self.num_rows)
 
     @property
     def min_batches(self) -> int:
@@ -170,8 +170,8 @@ class Space:
     def rate(self, pair: Pair, length: int) -> float:
         """The middle of a pair's rates for a prompt of this length; found and given rates are for the task's length."""
         prompt, method = self.config.prompt, METHODS[pair[0]]
-        requested = self.config.train.lr if pair == (prompt.method, prompt.place) else None
-        if middle := self.rates.get(pair, requested):
+        set_rate = self.config.train.lr if pair == (prompt.method, prompt.place) else None
+        if middle := self.rates.get(pair, set_rate):
             return middle * method.share(length) / method.share(prompt.length)
         return method.rate(pair[1], length)
 
@@ -228,8 +228,8 @@ def wordings(config: SearchRequest) -> list[Task]:
     for template in templates:
         for words in label_words:
             # In the task's own order: rows hold a label's number.
-            ordered = {label: words[label] for label in task.labels} if words and task.labels else words
-            values = task.model_copy(update={"template": template, "labels": ordered}).dump()
+            words_of_label = {label: words[label] for label in task.labels} if words and task.labels else words
+            values = task.model_copy(update={"template": template, "labels": words_of_label}).dump()
             tasks.append(validated(Task, values, "search"))
     if len({task.num_slot_vectors for task in tasks}) > 1:
         raise ConfigError("every wording must hold as many places for the prompt", where="search.template")

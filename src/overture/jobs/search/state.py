@@ -53,8 +53,8 @@ class Cost:
     def of(cls, model: PromptedModel, train: Sequence[Encoded], validation: Sequence[Encoded]) -> "Cost":
         """The cost of a prompt on training and validation rows."""
         injection = model.injections(train[:1])[0]
-        compiled = compiled_prompt(model.backbone, injection) if injection else None
-        serving = compiled.vectors.length if compiled and compiled.vectors else 0
+        compiled_injection = compiled_prompt(model.backbone, injection) if injection else None
+        serving = compiled_injection.vectors.length if compiled_injection and compiled_injection.vectors else 0
         tokens = sum(row_tokens(model.backbone, injection, row) for row in (*train, *validation))
         return cls(serving, tokens, _is_input_kept(model.backbone, injection))
 
@@ -123,8 +123,8 @@ class Budget:
     def save(self) -> None:
         """Write the book and report how far the budget has gone."""
         self.run.write("spent.json", SpentBook(counted=self.counted, seconds=self.seconds))
-        done = min(1000, round(1000 * self.share))
-        self.run.event(ProgressEvent(what="search, thousandths of the budget", done=done, total=1000))
+        thousandths = min(1000, round(1000 * self.share))
+        self.run.event(ProgressEvent(what="search, thousandths of the budget", done=thousandths, total=1000))
 
     def spent(self) -> Spent:
         """The amounts spent, for the result."""
@@ -218,7 +218,7 @@ class SearchState:
     def _usable_pairs(self) -> list[Pair]:
         """Methods and places that this model can answer with."""
         usable: list[Pair] = []
-        refused: list[BackboneError | ConfigError] = []
+        errors: list[BackboneError | ConfigError] = []
         is_asked = bool(self.options.method or self.options.place)
         for method, place in requested_pairs(self.config):
             options = options_of(self.prompt, method, 1)
@@ -226,13 +226,13 @@ class SearchState:
             try:
                 self.work.check(self.work.built(prompt, self.work.config.seed))
             except (BackboneError, ConfigError) as error:
-                refused.append(error)
+                errors.append(error)
                 if is_asked:
                     self.work.notice(f"{method} at {place} is left out: {error.what}")
             else:
                 usable.append((method, place))
         if not usable:
-            raise refused[0]
+            raise errors[0]
         return usable if is_asked else usable[:NUM_PAIRS]
 
     # -- rows and their cost

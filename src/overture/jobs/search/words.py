@@ -68,20 +68,20 @@ def words(
         PromptedModel(backbone, None, cache), rows, lambda done, total: progress("reading training rows", done, total)
     )
     candidates = label_candidates(backbone, task, hidden_ND, labels_N, config.pool, config.words)
-    chosen = assignments(backbone, candidates, hidden_ND, labels_N, config.rounds)
-    notices = [] if chosen else ["labels share too few words to have one each; ask for more words of each pool"]
+    choices = assignments(backbone, candidates, hidden_ND, labels_N, config.rounds)
+    notices = [] if choices else ["labels share too few words to have one each; ask for more words of each pool"]
 
     scores = []
     gold = gold_of(task, splits.validation)
-    for name in (_OWN, *chosen):
-        worded = task
-        if name in chosen:
-            labels = dict(zip(task.words, chosen[name], strict=True))
-            worded = validated(Task, {**task.dump(), "labels": labels}, "words")
-        encoded = Encoder(worded, backbone.text.tokenizer).encode(splits.validation)
+    for name in (_OWN, *choices):
+        worded_task = task
+        if name in choices:
+            labels = dict(zip(task.words, choices[name], strict=True))
+            worded_task = validated(Task, {**task.dump(), "labels": labels}, "words")
+        encoded = Encoder(worded_task, backbone.text.tokenizer).encode(splits.validation)
         report = partial(progress, f"scoring the words: {name}")
-        scored = score(PromptedModel(backbone, None, cache), encoded, worded, gold, progress=report)
-        labels, metrics = worded.dump()["labels"], scored.metrics(worded)
+        scored = score(PromptedModel(backbone, None, cache), encoded, worded_task, gold, progress=report)
+        labels, metrics = worded_task.dump()["labels"], scored.metrics(worded_task)
         scores.append(WordingScore(name=name, labels=labels, metrics=metrics, loss=scored.loss))
     return WordsResult(
         task=task.name,

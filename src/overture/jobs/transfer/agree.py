@@ -15,14 +15,16 @@ _SHARED = ("prompt", "revision", "device", "dtype", "compile_layers", "seed")
 _SHARED_IN_TRAINING = ("batch_size", "lr", "optimiser", "weight_decay", "clip", "max_tokens", "gradient_checkpointing")
 
 
-def agreed(requests: Sequence[TuneConfig], store: Store, name: str, what: str, num_least: int = 2) -> list[TuneConfig]:
+def agreed(
+    requests: Sequence[TuneConfig], store: Store, name: str, reason: str, num_least: int = 2
+) -> list[TuneConfig]:
     """The requests with what must stay the same settled, where they agree on model, prompt and training.
 
     Args:
         requests: of the tasks.
         store: has the stored prompts that they name, and keeps the run's.
         name: of the prompt that the run keeps.
-        what: the job's reason to have several tasks, for the error where they are too few.
+        reason: the job's reason to have several tasks, for the error where they are too few.
         num_least: how many there must be.
 
     Raises:
@@ -31,7 +33,7 @@ def agreed(requests: Sequence[TuneConfig], store: Store, name: str, what: str, n
     """
     store.check_can_add(name)
     if len(requests) < num_least:
-        raise ConfigError(what, got=str(len(requests)), wanted=f"at least {num_least} task files")
+        raise ConfigError(reason, got=str(len(requests)), wanted=f"at least {num_least} task files")
     requests = [pinned(with_slots(request), store) for request in requests]
     for request in requests:
         check_no_adapter(request, "a run of several tasks")
@@ -80,9 +82,9 @@ def agreed_to_share(tasks: Sequence[TuneConfig], store: Store, name: str, teache
     for task_name in names:
         store.check_can_add(f"{name}-{task_name}-single")
     if teachers and len(teachers) != len(tasks):
-        wanted = f"one for each of the {len(tasks)} tasks, in their order"
+        count_text = f"one for each of the {len(tasks)} tasks, in their order"
         raise ConfigError(
-            "the number of teachers does not fit", where="--teacher", got=str(len(teachers)), wanted=wanted
+            "the number of teachers does not fit", where="--teacher", got=str(len(teachers)), wanted=count_text
         )
     prompt = requests[0].prompt
     if method_of(prompt).sharing is None:

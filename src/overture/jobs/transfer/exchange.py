@@ -59,21 +59,21 @@ def import_adapter(
     """
     adapter = read_adapter(Path(folder), task_id)
     config = tune_config(Path(task))
-    chosen = name or config.task.name
-    store.check_can_add(chosen)
+    prompt_name = name or config.task.name
+    store.check_can_add(prompt_name)
     model = backbone if isinstance(backbone, Backbone) else _model(adapter, config, backbone, notify)
-    manifest, tensors, notices = _prompt_of(adapter, model, config.task, chosen, task_id)
-    kept = store.add(manifest, tensors)
-    requested = backbone.info.id if isinstance(backbone, Backbone) else backbone
-    named = adapter.config.base_model_name_or_path
-    if requested not in (None, named):
-        names = f"the adapter names {named}" if named else "the adapter names no model"
-        notices.insert(0, f"{names} and no fingerprint of its weights; only the shapes of {requested} were checked")
+    manifest, tensors, notices = _prompt_of(adapter, model, config.task, prompt_name, task_id)
+    prompt_folder = store.add(manifest, tensors)
+    model_name = backbone.info.id if isinstance(backbone, Backbone) else backbone
+    adapter_model = adapter.config.base_model_name_or_path
+    if model_name not in (None, adapter_model):
+        names = f"the adapter names {adapter_model}" if adapter_model else "the adapter names no model"
+        notices.insert(0, f"{names} and no fingerprint of its weights; only the shapes of {model_name} were checked")
     for text in notices:
         notify(text)
     return ImportResult(
-        prompt=str(ref_of(kept)),
-        folder=str(kept),
+        prompt=str(ref_of(prompt_folder)),
+        folder=str(prompt_folder),
         backbone=model.info.id,
         method=manifest.method,
         place=manifest.place,
@@ -81,7 +81,7 @@ def import_adapter(
         imported_from="peft",
         peft_type=adapter.config.peft_type,
         peft_version=adapter.config.peft_version,
-        base_model=named,
+        base_model=adapter_model,
         task_id=manifest.lineage.task_id,
         notices=notices,
     )
@@ -131,19 +131,19 @@ def _prompt_of(
 
 def _model(adapter: Adapter, config: TuneConfig, name: str | None, notify: Notify) -> Backbone:
     """Load the model of a name, or the one that the adapter names."""
-    named = adapter.config.base_model_name_or_path
-    chosen = name or named
-    if not chosen:
+    adapter_model = adapter.config.base_model_name_or_path
+    model_name = name or adapter_model
+    if not model_name:
         raise ConfigError(
             "the adapter does not name its model", where=adapter.where, fix="name the model with --backbone"
         )
-    path = Path(chosen).expanduser()
+    path = Path(model_name).expanduser()
     # A folder by its whole path: the prompt is used from elsewhere too.
-    is_folder = chosen.startswith((".", "~")) or path.exists()
-    revision = config.revision or (adapter.config.revision if chosen == named else None)
+    is_folder = model_name.startswith((".", "~")) or path.exists()
+    revision = config.revision or (adapter.config.revision if model_name == adapter_model else None)
     try:
         return load_backbone(
-            str(path.resolve()) if is_folder else chosen,
+            str(path.resolve()) if is_folder else model_name,
             revision=revision,
             device=config.device,
             dtype=config.dtype,
@@ -153,9 +153,9 @@ def _model(adapter: Adapter, config: TuneConfig, name: str | None, notify: Notif
         if name:
             raise
         # The caller named no model, and need not know how an adapter of the embedded one is written.
-        alias = next((alias for alias, hub_id in HUB_IDS.items() if hub_id == named), "")
-        made = f" {alias}, which was made from it" if alias else ""
-        fix = f"{error.fix}; or name the model with --backbone{made}"
+        alias = next((alias for alias, hub_id in HUB_IDS.items() if hub_id == adapter_model), "")
+        alias_text = f" {alias}, which was made from it" if alias else ""
+        fix = f"{error.fix}; or name the model with --backbone{alias_text}"
         raise BackboneError(error.what, where=error.where, got=error.got, wanted=error.wanted, fix=fix) from error
 
 
@@ -183,5 +183,5 @@ def export_prompt(ref: str | Path, folder: str | Path, store: Store, *, to: str)
     check_form(manifest, to)
     files = FORMATS[to](manifest, tensors)
     write_files(target, files)
-    lost = LOST[to](manifest, tensors)
-    return ExportResult(prompt=manifest.ref, to=to, folder=str(target), files=sorted(files), lost=lost)
+    losses = LOST[to](manifest, tensors)
+    return ExportResult(prompt=manifest.ref, to=to, folder=str(target), files=sorted(files), lost=losses)

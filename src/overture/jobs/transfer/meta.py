@@ -82,11 +82,11 @@ def meta(
     """
     config = config or MetaConfig()
     requests = agreed_to_learn(tasks, unseen, store, name)
-    with TemporaryDirectory() as folder, ExitStack() as held:
+    with TemporaryDirectory() as folder, ExitStack() as stack:
         # A stopped run cannot be resumed, so its folder need not stay.
         run = Run(Path(folder), listener)
         works = all_prepared(run, requests, store, is_stop_asked, backbone)
-        held.enter_context(works[0].backbone.checkpointing(requests[0].train.gradient_checkpointing))
+        stack.enter_context(works[0].backbone.checkpointing(requests[0].train.gradient_checkpointing))
         return _Learner(works[: len(tasks)], works[len(tasks) :], config).run(name)
 
 
@@ -140,9 +140,9 @@ class _Learner:
         for work in (*self.works, *self.unseen):
             # A model that cannot answer such rows is refused before anything is learnt.
             work.check(self._model(work))
-        ordinary, started = copied(self.values), perf_counter()
+        ordinary, start = copied(self.values), perf_counter()
         self._visit_all()
-        seconds, is_whole = perf_counter() - started, len(self.history) == self.config.steps
+        seconds, is_whole = perf_counter() - start, len(self.history) == self.config.steps
         if self.history and all(visit.loss is None for visit in self.history):
             raise Diverged("the loss became NaN or infinite on every visit", fix="a smaller rate: --set train.lr=0.001")
         folder = None
@@ -210,13 +210,13 @@ class _Learner:
         named_random(seed, "rows").shuffle(order)
         # Where there are too few rows they come again.
         rows = [order[index % len(order)] for index in range(self.config.inner * train.batch_size)]
-        fitted = Fit(self._model(work), rows, lambda: Validation(0.0, 0.0), train, seed, events=note).run()
-        if not fitted.best:
+        fit = Fit(self._model(work), rows, lambda: Validation(0.0, 0.0), train, seed, events=note).run()
+        if not fit.best:
             return Moves({}, {}, math.nan)
         by_all, by_last = (
-            {key: value - before[key] for key, value in fitted.best.items()} for before in (start, before_last)
+            {key: value - before[key] for key, value in fit.best.items()} for before in (start, before_last)
         )
-        return Moves(by_all, by_last, fitted.progress.history[0].train_loss)
+        return Moves(by_all, by_last, fit.progress.history[0].train_loss)
 
     def _model(self, work: Work) -> PromptedModel:
         return PromptedModel(work.backbone, self.prompt, work.cache)
@@ -278,7 +278,7 @@ def copied(values: Values) -> Values:
 
 
 @torch.no_grad()
-def put(values: Values, wanted: Values) -> None:
+def put(values: Values, new_values: Values) -> None:
     """Copy other values of the same names into these."""
     for name, value in values.items():
-        value.copy_(wanted[name])
+        value.copy_(new_values[name])

@@ -90,10 +90,10 @@ def multi(
         Diverged: the loss became NaN or infinite before there was anything to keep.
     """
     requests = agreed_to_share(tasks, store, name, teachers)
-    with TemporaryDirectory() as folder, ExitStack() as held:
+    with TemporaryDirectory() as folder, ExitStack() as stack:
         # A stopped run cannot be resumed, so its folder need not stay: finished prompts are in the store.
         works = all_prepared(Run(Path(folder), listener), requests, store, is_stop_asked, backbone)
-        held.enter_context(works[0].backbone.checkpointing(requests[0].train.gradient_checkpointing))
+        stack.enter_context(works[0].backbone.checkpointing(requests[0].train.gradient_checkpointing))
         return _Multi(works, config or MultiConfig(), name).run(teachers)
 
 
@@ -234,8 +234,8 @@ class _Multi:
         self.tasks = [_Task(work, model, first) for work, model, first in zip(works, models, firsts, strict=False)]
         methods = [method_inside(task.module) for task in self.tasks]
         for method in methods[1:]:
-            for shared in sharing.names:
-                setattr(method, shared, getattr(methods[0], shared))
+            for value_name in sharing.names:
+                setattr(method, value_name, getattr(methods[0], value_name))
         logits, hidden = (sharing.distil if weight is None else weight for weight in (config.logits, config.hidden))
         self.trainee = _Trainee(self.tasks, logits, hidden, config.temperature)
 
@@ -251,21 +251,21 @@ class _Multi:
             if task.work.is_stop_asked():
                 return self._result(tasks)
         self._teach()
-        fitted = self._fitted()
-        if not _has_values(self.tasks[0], fitted):
+        fit = self._fitted()
+        if not _has_values(self.tasks[0], fit):
             return self._result(tasks)
-        return self._kept(fitted)
+        return self._kept(fit)
 
     def _result(
         self,
         tasks: list[TaskTogether | TaskAlone],
         prompt: str | None = None,
         values: ValueCounts | None = None,
-        fitted: FitResult | None = None,
+        fit: FitResult | None = None,
     ) -> MultiResult:
         """The result; interrupted where nothing was trained together to its end."""
         return MultiResult(
-            status="finished" if fitted and fitted.status != "interrupted" else "interrupted",
+            status="finished" if fit and fit.status != "interrupted" else "interrupted",
             prompt=prompt,
             method=self.request.prompt.method,
             place=self.request.prompt.place,
@@ -273,8 +273,8 @@ class _Multi:
             weights=Distilled(logits=self.trainee.logits, hidden=self.trainee.hidden),
             tasks=tasks,
             values=values,
-            history=fitted.progress.history if fitted else None,
-            seconds=fitted.progress.seconds if fitted else None,
+            history=fit.progress.history if fit else None,
+            seconds=fit.progress.seconds if fit else None,
             notices=list(dict.fromkeys(text for work in self.works for text in work.notices)),
         )
 
@@ -282,29 +282,29 @@ class _Multi:
 
     def _single_prompt(self) -> PromptConfig:
         """A task's own prompt: like the shared one, of the plainest vectors."""
-        shared = self.request.prompt
-        method = plainest_at(shared.place, is_memory=False)
-        return shared.model_copy(update={"method": method, "options": {}})
+        prompt = self.request.prompt
+        method = plainest_at(prompt.place, is_memory=False)
+        return prompt.model_copy(update={"method": method, "options": {}})
 
     def _tuned_alone(self, task: _Task) -> Single | None:
         """Tune and keep a task's own prompt; None where a stop was asked for before its first validation."""
         work, config = task.work, self._single_prompt()
         model, train = work.fresh(config, self.request.seed), self._training(config, [work])
-        fitted = work.fit(model, train, self.request.seed, who=f"{task.name} alone")
-        if not _has_values(task, fitted):
+        fit = work.fit(model, train, self.request.seed, who=f"{task.name} alone")
+        if not _has_values(task, fit):
             return None
-        measured = self._measured(task, model, "alone")
-        kept = self._keep(
+        evaluation = self._measured(task, model, "alone")
+        kept_prompt = self._keep(
             task,
             f"{self.name}-{task.name}-single",
             config,
             train,
             prompt_tensors(model.prompt),
-            metrics=measured.metrics,
-            seconds=fitted.progress.seconds,
+            metrics=evaluation.metrics,
+            seconds=fit.progress.seconds,
             trainable=sum(value.numel() for value in model.trainable().values()),
         )
-        return Single(model, measured, kept.model_copy(update={"folder": None}))
+        return Single(model, evaluation, kept_prompt.model_copy(update={"folder": None}))
 
     def _stored(self, task: _Task, ref: str) -> Single:
         """A task's own prompt from the store."""
@@ -326,11 +326,11 @@ class _Multi:
         values = values_of(manifest, tensors, work.backbone)
         model = PromptedModel(work.backbone, prompt_from(values, config_of(manifest), source), work.cache)
         work.check(model)
-        measured = self._measured(task, model, "alone")
-        kept = KeptPrompt(
-            metrics=measured.metrics, seconds=manifest.seconds or 0.0, trainable=manifest.trainable, prompt=ref
+        evaluation = self._measured(task, model, "alone")
+        kept_prompt = KeptPrompt(
+            metrics=evaluation.metrics, seconds=manifest.seconds or 0.0, trainable=manifest.trainable, prompt=ref
         )
-        return Single(model, measured, kept)
+        return Single(model, evaluation, kept_prompt)
 
     @torch.no_grad()
     def _teach(self) -> None:
@@ -340,12 +340,12 @@ class _Multi:
         for task in self.tasks:
             assert task.teacher is not None
             rows, teacher = task.rows, task.teacher.model
-            taught: dict[int, Readout] = {}
+            readout_of: dict[int, Readout] = {}
             for batch in scoring_batches(rows, self.request.train.max_tokens):
                 readouts = teacher.ask(batch, Readouts())
-                taught |= {row.row: readout.kept() for row, readout in zip(batch, readouts, strict=True)}
-                task.work.progress(f"{task.name}: asking the teacher")(len(taught), len(rows))
-            task.taught = [taught[row.row] for row in rows]
+                readout_of |= {row.row: readout.kept() for row, readout in zip(batch, readouts, strict=True)}
+                task.work.progress(f"{task.name}: asking the teacher")(len(readout_of), len(rows))
+            task.taught = [readout_of[row.row] for row in rows]
 
     # -- all together
 
@@ -378,40 +378,40 @@ class _Multi:
         ).run()
 
     @torch.no_grad()
-    def _kept(self, fitted: FitResult) -> MultiResult:
+    def _kept(self, fit: FitResult) -> MultiResult:
         """Measure and keep each task's prompt, and the shared one; a run that was stopped keeps its best epoch."""
         values = self.trainee.trainable()
-        for name, value in fitted.best.items():
+        for name, value in fit.best.items():
             values[name].copy_(value)
-        train, seconds = self._training(self.request.prompt, self.works), fitted.progress.seconds
+        train, seconds = self._training(self.request.prompt, self.works), fit.progress.seconds
         method = method_inside(self.tasks[0].module)
-        shared = {id(getattr(method, name)) for name in self.sharing.names}
-        num_shared = sum(value.numel() for value in values.values() if id(value) in shared)
+        shared_ids = {id(getattr(method, name)) for name in self.sharing.names}
+        num_shared = sum(value.numel() for value in values.values() if id(value) in shared_ids)
         tasks: list[TaskTogether | TaskAlone] = []
         for task in self.tasks:
             assert task.teacher is not None
-            num_own = sum(value.numel() for value in task.module.parameters() if id(value) not in shared)
-            measured = self._measured(task, task.model, "together")
-            kept = self._keep(
+            num_own = sum(value.numel() for value in task.module.parameters() if id(value) not in shared_ids)
+            evaluation = self._measured(task, task.model, "together")
+            kept_prompt = self._keep(
                 task,
                 f"{self.name}-{task.name}",
                 self.request.prompt,
                 train,
                 prompt_tensors(task.model.prompt),
-                metrics=measured.metrics,
+                metrics=evaluation.metrics,
                 seconds=seconds,
                 trainable=num_own + num_shared,
             )
-            gold, alone = measured.scored.gold, task.teacher.measured.scored
-            test = paired_test(gold, measured.scored.predicted, alone.predicted, task.work.task.metric)
+            gold, alone = evaluation.scored.gold, task.teacher.measured.scored
+            test = paired_test(gold, evaluation.scored.predicted, alone.predicted, task.work.task.metric)
             tasks.append(
                 TaskTogether(
                     task=task.name,
                     metric=task.work.task.metric,
-                    split=measured.split,
+                    split=evaluation.split,
                     own_values=num_own,
                     single=task.teacher.kept,
-                    multi=kept,
+                    multi=kept_prompt,
                     compared=test,
                 )
             )
@@ -420,16 +420,16 @@ class _Multi:
             start: Injection = method_of(self.request.prompt).maths.shared_start(method)
             assert start.vectors is not None
             tensors, config = {"vectors": start.vectors.values.detach()}, self._single_prompt()
-            kept = self._keep(
+            kept_prompt = self._keep(
                 self.tasks[0], self.name, config, train, tensors, metrics={}, seconds=seconds, trainable=num_shared
             )
-            prompt = kept.prompt
+            prompt = kept_prompt.prompt
         counts = ValueCounts(
             shared=num_shared,
             together=sum(value.numel() for value in values.values()),
             alone=sum(task.teacher.kept.trainable or 0 for task in self.tasks if task.teacher),
         )
-        return self._result(tasks, prompt, counts, fitted)
+        return self._result(tasks, prompt, counts, fit)
 
     # -- scores and prompts
 
@@ -477,14 +477,14 @@ class _Multi:
         )
 
 
-def _has_values(task: _Task, fitted: FitResult) -> bool:
+def _has_values(task: _Task, fit: FitResult) -> bool:
     """Whether a training gave values; a stop before the first validation gives none.
 
     Raises:
         Diverged: it gave none for another reason.
     """
-    if fitted.best or fitted.status == "interrupted":
-        return bool(fitted.best)
+    if fit.best or fit.status == "interrupted":
+        return bool(fit.best)
     raise Diverged(
         "the loss became NaN or infinite before the first validation",
         where=task.name,

@@ -68,8 +68,8 @@ class Map:
         before = vectors_PD.double()
         after = before @ self.matrix
         lengths = after.norm(dim=1, keepdim=True).clamp_min(1e-12)
-        scaled: Tensor = after / lengths * before.norm(dim=1, keepdim=True) * self.scale
-        return scaled.float()
+        scaled_PE: Tensor = after / lengths * before.norm(dim=1, keepdim=True) * self.scale
+        return scaled_PE.float()
 
 
 def plain_texts(backbone: Backbone) -> dict[str, int]:
@@ -95,47 +95,47 @@ def plain_texts(backbone: Backbone) -> dict[str, int]:
     return tokens
 
 
-def common_vectors(old: Backbone, new: Backbone, most: int) -> tuple[Tensor, Tensor]:
+def common_vectors(source: Backbone, target: Backbone, most: int) -> tuple[Tensor, Tensor]:
     """Both models' vectors of common tokens, float64 [n, D] and [n, E] on the CPU, most frequent first.
 
     Raises:
         ConfigError: the vocabularies have too few tokens in common.
     """
-    old_tokens, new_tokens = plain_texts(old), plain_texts(new)
+    source_tokens, target_tokens = plain_texts(source), plain_texts(target)
     # A tokenizer numbers its tokens by frequency.
-    texts = [text for text in old_tokens if text in new_tokens][:most]
+    texts = [text for text in source_tokens if text in target_tokens][:most]
     if len(texts) < FEWEST:
         raise ConfigError(
             "the two models have too few tokens in common",
             where="backbone",
-            got=f"{len(texts)} tokens of {old.info.id} and {new.info.id}",
+            got=f"{len(texts)} tokens of {source.info.id} and {target.info.id}",
             wanted=f"at least {FEWEST}",
             fix="choose a model with a tokenizer for the same languages",
         )
-    old_nD = old.embed([old_tokens[text] for text in texts]).double().cpu()
-    new_nE = new.embed([new_tokens[text] for text in texts]).double().cpu()
-    return old_nD, new_nE
+    source_nD = source.embed([source_tokens[text] for text in texts]).double().cpu()
+    target_nE = target.embed([target_tokens[text] for text in texts]).double().cpu()
+    return source_nD, target_nE
 
 
-def fitted_map(old_nD: Tensor, new_nE: Tensor) -> Map:
+def fitted_map(source_nD: Tensor, target_nE: Tensor) -> Map:
     """The map that takes the old model's vectors closest to the new one's."""
-    is_held_out = torch.arange(len(old_nD)) % _HELD_OUT_EVERY == 0
+    is_held_out = torch.arange(len(source_nD)) % _HELD_OUT_EVERY == 0
     cosines = {}
-    for ridge, matrix in _solutions(old_nD[~is_held_out], new_nE[~is_held_out]):
-        mapped = old_nD[is_held_out] @ matrix
-        cosines[ridge] = float(torch.cosine_similarity(mapped, new_nE[is_held_out], dim=1).mean())
+    for ridge, matrix in _solutions(source_nD[~is_held_out], target_nE[~is_held_out]):
+        mapped_nE = source_nD[is_held_out] @ matrix
+        cosines[ridge] = float(torch.cosine_similarity(mapped_nE, target_nE[is_held_out], dim=1).mean())
     best = max(cosines, key=lambda ridge: cosines[ridge])
-    matrix = dict(_solutions(old_nD, new_nE))[best]
-    scale = float(new_nE.norm(dim=1).mean() / old_nD.norm(dim=1).mean())
-    return Map(matrix, scale, len(old_nD), best, cosines[best])
+    matrix = dict(_solutions(source_nD, target_nE))[best]
+    scale = float(target_nE.norm(dim=1).mean() / source_nD.norm(dim=1).mean())
+    return Map(matrix, scale, len(source_nD), best, cosines[best])
 
 
-def _solutions(old_nD: Tensor, new_nE: Tensor) -> list[tuple[float, Tensor]]:
+def _solutions(source_nD: Tensor, target_nE: Tensor) -> list[tuple[float, Tensor]]:
     """The least squares solution for each ridge."""
-    values, vectors = torch.linalg.eigh(old_nD.T @ old_nD)
-    turned = vectors.T @ (old_nD.T @ new_nE)
+    values, vectors = torch.linalg.eigh(source_nD.T @ source_nD)
+    projection_DE = vectors.T @ (source_nD.T @ target_nE)
     mean = values.mean()
-    return [(ridge, vectors @ (turned / (values.clamp_min(0) + ridge * mean)[:, None])) for ridge in _RIDGES]
+    return [(ridge, vectors @ (projection_DE / (values.clamp_min(0) + ridge * mean)[:, None])) for ridge in _RIDGES]
 
 
 def recycle(
@@ -147,7 +147,7 @@ def recycle(
     task: str | Path | None = None,
     config: RecycleConfig | None = None,
     listener: Listener = ignore,
-    old: Backbone | None = None,
+    source: Backbone | None = None,
 ) -> RecycleResult:
     """Keep a prompt of vectors as a prompt of another model, untrained there.
 
@@ -159,7 +159,7 @@ def recycle(
         task: a task file that says where rows are; the prompt is measured on them when given.
         config: how the map is fitted.
         listener: called with each event.
-        old: the prompt's own model; loaded as the prompt names it when None.
+        source: the prompt's own model; loaded as the prompt names it when None.
 
     Raises:
         StoreError: no such prompt, or the name is wrong.
@@ -170,13 +170,13 @@ def recycle(
     config = config or RecycleConfig()
     manifest, tensors = load_artifact(store.get(ref))
     check_recyclable(manifest, tensors)
-    chosen = name or f"{manifest.name}-recycled"
-    store.check_can_add(chosen)
+    prompt_name = name or f"{manifest.name}-recycled"
+    store.check_can_add(prompt_name)
     own_task = task_with_data_of(manifest, Path(task)) if task else validated(Task, manifest.task, manifest.ref)
     split, rows = _rows(own_task) if task else ("", [])
     notify, progress = as_notices(listener), as_progress(listener)
-    old, new = _models(manifest, old, backbone, notify)
-    vectors = common_vectors(old, new, config.tokens)
+    source, target = _models(manifest, source, backbone, notify)
+    vectors = common_vectors(source, target, config.tokens)
     progress("fitting the map", 0, 1)
     fit = fitted_map(*vectors)
     progress("fitting the map", 1, 1)
@@ -190,10 +190,10 @@ def recycle(
         notify(text)
 
     values = {"vectors": fit.of(tensors["vectors"])}
-    mapped = new_manifest(
-        chosen,
-        new,
-        own_task.model_copy(update={"backbone": new.info.id}),
+    target_manifest = new_manifest(
+        prompt_name,
+        target,
+        own_task.model_copy(update={"backbone": target.info.id}),
         method="vectors",
         place=manifest.place,
         length=manifest.length,
@@ -209,19 +209,19 @@ def recycle(
     )
     with TemporaryDirectory() as folder:
         # A prompt that could not be loaded again is not kept; the loaded prompt is the one that is measured.
-        mapped = save_artifact(Path(folder) / "prompt", mapped, values)
-        prompt = Host(new, notify=notify).open(Path(folder) / "prompt")
+        target_manifest = save_artifact(Path(folder) / "prompt", target_manifest, values)
+        prompt = Host(target, notify=notify).open(Path(folder) / "prompt")
         evaluation = measured(prompt, rows, split, progress)[0] if rows else None
     metrics = PromptScores(**evaluation.metrics) if evaluation else PromptScores()
-    kept = store.add(mapped.model_copy(update={"metrics": metrics}), values)
+    prompt_folder = store.add(target_manifest.model_copy(update={"metrics": metrics}), values)
     return RecycleResult(
-        prompt=str(ref_of(kept)),
-        folder=str(kept),
+        prompt=str(ref_of(prompt_folder)),
+        folder=str(prompt_folder),
         recycled_from=manifest.ref,
-        old_backbone=old.info.id,
-        backbone=new.info.id,
-        place=mapped.place,
-        length=mapped.length,
+        old_backbone=source.info.id,
+        backbone=target.info.id,
+        place=target_manifest.place,
+        length=target_manifest.length,
         map=MapFit(tokens=fit.num_tokens, ridge=fit.ridge, cosine=fit.cosine),
         notices=notices,
         evaluation=evaluation,
@@ -230,7 +230,7 @@ def recycle(
 
 
 def _models(
-    manifest: Manifest, old: Backbone | None, new: str | Backbone, notify: Callable[[str], None]
+    manifest: Manifest, source: Backbone | None, backbone: str | Backbone, notify: Callable[[str], None]
 ) -> tuple[Backbone, Backbone]:
     """The prompt's own model, and the other one.
 
@@ -238,13 +238,13 @@ def _models(
         ConfigError: the two are one.
         ArtifactError: the first is not the prompt's.
     """
-    other = new if isinstance(new, Backbone) else load_backbone(new, notify=notify)
-    if backbone_ref(other).weights_sha256 == manifest.backbone.weights_sha256:
-        raise same_model(other.info.id)
-    old = old or load_backbone(manifest.backbone.id, revision=manifest.backbone.revision, notify=notify)
-    for text in check_backbone(manifest.backbone, old):
+    target = backbone if isinstance(backbone, Backbone) else load_backbone(backbone, notify=notify)
+    if backbone_ref(target).weights_sha256 == manifest.backbone.weights_sha256:
+        raise same_model(target.info.id)
+    source = source or load_backbone(manifest.backbone.id, revision=manifest.backbone.revision, notify=notify)
+    for text in check_backbone(manifest.backbone, source):
         notify(f"{manifest.ref}: {text}")
-    return old, other
+    return source, target
 
 
 def _rows(task: Task) -> tuple[str, list[Row]]:

@@ -114,11 +114,11 @@ def similar(ref: str | Path, store: Store, progress: Progress = lambda what, don
     prompts: list[SimilarPrompt] = []
     entries = [entry for entry in store.list() if entry.folder.resolve() != folder.resolve()]
     for done, entry in enumerate(entries, 1):
-        compared = _compared(manifest, points, entry)
-        if isinstance(compared, str):
-            left_out[compared] += 1
+        similarity = _compared(manifest, points, entry)
+        if isinstance(similarity, str):
+            left_out[similarity] += 1
         else:
-            prompts.append(compared)
+            prompts.append(similarity)
         progress("comparing prompts", done, len(entries))
     return SimilarResult(
         prompt=f"{manifest.name}@{manifest.version}" if manifest.version else manifest.name,

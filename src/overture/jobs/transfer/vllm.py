@@ -42,12 +42,12 @@ def written_for_vllm(handle: Handle, root: Path, weight_files_sha256: str) -> tu
     """
     folder, prompt = root / handle.manifest.ref, handle.prompt
     if folder.is_dir():
-        kept = read_served(folder)
-        if kept.source_sha256 != handle.manifest.tensors_sha256:
+        facts = read_served(folder)
+        if facts.source_sha256 != handle.manifest.tensors_sha256:
             raise ArtifactError(
                 "another prompt of this name is in the folder",
                 where=str(folder),
-                got=kept.source_sha256,
+                got=facts.source_sha256,
                 wanted=handle.manifest.tensors_sha256,
                 fix="give each store a folder of its own",
             )
@@ -97,7 +97,7 @@ def export_to_vllm(
         )
     info = handle.backbone.info
     folder, files = written_for_vllm(handle, Path(root), model_files(info.id, info.revision)[1])
-    lost = [
+    losses = [
         "The template and the labels are not in the files: overture serve --engine vllm renders rows and reads answers."
     ]
-    return ExportResult(prompt=handle.manifest.ref, to="vllm", folder=str(folder), files=files, lost=lost)
+    return ExportResult(prompt=handle.manifest.ref, to="vllm", folder=str(folder), files=files, lost=losses)

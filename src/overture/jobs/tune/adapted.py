@@ -61,9 +61,9 @@ def tuned_with_adapter(work: Work, adapter: AdapterConfig, seed: int, rate: floa
         folder: where checkpoints are kept.
     """
     options = LoraOptions(**{name: getattr(adapter, name) for name in LoraOptions.model_fields})
-    adapted = with_lora(work.backbone, options, seed)
-    with adapted.checkpointing(work.config.train.gradient_checkpointing):
-        return _STAGES[adapter.stage](_Stage(work, adapted, adapter.lr, rate, seed, folder))
+    adapted_backbone = with_lora(work.backbone, options, seed)
+    with adapted_backbone.checkpointing(work.config.train.gradient_checkpointing):
+        return _STAGES[adapter.stage](_Stage(work, adapted_backbone, adapter.lr, rate, seed, folder))
 
 
 @dataclass(frozen=True, slots=True)

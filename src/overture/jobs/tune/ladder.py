@@ -42,8 +42,8 @@ def has_ladder(work: Work) -> bool:
 
 def can_probe(backbone: Backbone, rows: Mapping[str, Sequence[Encoded]]) -> bool:
     """Whether a layer can be chosen by a probe: of an encoder, by rows that have one label each."""
-    labelled = [*rows["train"], *rows["validation"]]
-    is_known = all(isinstance(row.target, OneOf) and row.target.label is not None for row in labelled)
+    probe_rows = [*rows["train"], *rows["validation"]]
+    is_known = all(isinstance(row.target, OneOf) and row.target.label is not None for row in probe_rows)
     is_enough = len({row.label for row in rows["train"]}) > 1 and len(rows["validation"]) > 0
     return backbone.family.kind == "encoder" and is_known and is_enough
 
@@ -52,8 +52,8 @@ def chosen_probe(
     backbone: Backbone, cache: InputCache, rows: Mapping[str, Sequence[Encoded]], num_labels: int
 ) -> Probe:
     """The probe that is best on validation rows; what it reads is kept, so that it is read once."""
-    wanted = all_readings(backbone.info.num_layers, lowest=1)
-    candidates = readings(Inputs(backbone, cache, _MAX_TOKENS), rows, wanted)
+    read_ats = all_readings(backbone.info.num_layers, lowest=1)
+    candidates = readings(Inputs(backbone, cache, _MAX_TOKENS), rows, read_ats)
     return best_probe(candidates, rows, num_labels, PENALTIES)
 
 
@@ -105,23 +105,23 @@ def config_of_probe(prompt: PromptConfig, facts: ProbeFacts) -> PromptConfig:
 
 def kept_of(work: Work, controls: Controls, best: SeedResult) -> Kept | None:
     """Which of the best prompt and the probe is kept, and why; None where no probe was measured."""
-    probe, measured = controls.probe, controls.no_prompt
-    if probe is None or measured is None or work.config.keep == "prompt":
+    probe, no_prompt = controls.probe, controls.no_prompt
+    if probe is None or no_prompt is None or work.config.keep == "prompt":
         return None
     assert best.predicted is not None
-    assert measured.predicted is not None
-    answers = best.predicted["validation"], measured.predicted["validation"]
-    paired = paired_test(work.answers("validation"), *answers, work.task.metric)
-    what = "prompt" if paired.p_value < _SURE and paired.difference.value > 0 else "probe"
-    compared = Comparison(split="validation", **paired.model_dump())
-    return Kept(what=what, why=_why(what, paired, probe), probe=probe, compared=compared)
+    assert no_prompt.predicted is not None
+    answers = best.predicted["validation"], no_prompt.predicted["validation"]
+    test = paired_test(work.answers("validation"), *answers, work.task.metric)
+    what = "prompt" if test.p_value < _SURE and test.difference.value > 0 else "probe"
+    comparison = Comparison(split="validation", **test.model_dump())
+    return Kept(what=what, why=_why(what, test, probe), probe=probe, compared=comparison)
 
 
-def _why(what: str, paired: Paired, probe: ProbeFacts) -> str:
-    gap = paired.difference
+def _why(what: str, test: Paired, probe: ProbeFacts) -> str:
+    gap = test.difference
     figures = (
         f"{100 * gap.value:+.1f} points, 95% interval {100 * gap.low:.1f} to {100 * gap.high:.1f}, "
-        f"p = {paired.p_value:.2g}"
+        f"p = {test.p_value:.2g}"
     )
     place = f"layer {probe.layer} of {probe.num_layers}, {_WORDS[probe.features]}"
     if what == "prompt":

@@ -41,7 +41,7 @@ def plan_of(work: Work, model: PromptedModel, is_measured: bool) -> PlanEvent:
     num_vectors = injection.vectors.length if injection and injection.vectors else 0
     if runs_once(work.backbone, injection):
         num_vectors = 0
-    written = config.task.max_new_tokens // 2 if not config.task.labels else 0
+    answer_tokens = config.task.max_new_tokens // 2 if not config.task.labels else 0
 
     def tokens(rows: Sequence[Encoded]) -> float:
         """Tokens that one pass runs for the rows: where inputs are kept only those behind them."""
@@ -51,16 +51,16 @@ def plan_of(work: Work, model: PromptedModel, is_measured: bool) -> PlanEvent:
     reading = sum(inputs.num_unread([row.input_elements for row in part]) for part in rows.values()) if is_kept else 0
     passes = config.train.num_epochs * config.train.num_passes
     training = _TRAINING * passes * tokens(rows["train"]) + config.train.num_epochs * tokens(rows["validation"])
-    training += tokens(scored) + written * len(scored)
+    training += tokens(scored) + answer_tokens * len(scored)
     epochs = "1 epoch" if config.train.num_epochs == 1 else f"{config.train.num_epochs} epochs"
     seeds = f", {config.seeds} seeds" if config.seeds > 1 else ""
-    trained = f"train on {len(rows['train'])} rows, at most {epochs}{seeds}{_weighted(rows['train'])}"
-    steps = [PlanStep(what=trained, seconds=seconds * (reading + config.seeds * training))]
+    training_text = f"train on {len(rows['train'])} rows, at most {epochs}{seeds}{_weighted(rows['train'])}"
+    steps = [PlanStep(what=training_text, seconds=seconds * (reading + config.seeds * training))]
     if not is_measured:
-        alone = seconds * (tokens(scored) + written * len(scored))
+        alone = seconds * (tokens(scored) + answer_tokens * len(scored))
         steps.append(PlanStep(what="measure the model without a prompt", seconds=alone))
         if config.shots:
-            examples = _BEHIND_EXAMPLES * seconds * sum(row.num_tokens + written for row in scored)
+            examples = _BEHIND_EXAMPLES * seconds * sum(row.num_tokens + answer_tokens for row in scored)
             steps.append(PlanStep(what=f"measure it with {config.shots} examples", seconds=examples))
     return PlanEvent(steps=steps)
 
@@ -79,8 +79,8 @@ def _kept_pace(work: Work, model: PromptedModel) -> float:
     facts = (info.weights_sha256[:16], info.dtype, work.backbone.device, prompt.method, prompt.place)
     key, memo = " ".join(map(str, (*facts, torch.get_num_threads()))), cache_dir() / "paces.json"
     try:
-        kept = _Paces.validate_json(memo.read_bytes())
-        paces = {name: (pace, when) for name, (pace, when) in kept.items() if 0 <= time.time() - when < _DAY_S}
+        stored_paces = _Paces.validate_json(memo.read_bytes())
+        paces = {name: (pace, when) for name, (pace, when) in stored_paces.items() if 0 <= time.time() - when < _DAY_S}
     except (OSError, ValueError):
         paces = {}
     if key not in paces:
@@ -96,11 +96,11 @@ def _seconds_per_token(work: Work, model: PromptedModel) -> float:
         rows.append(row)
         if sum(row.num_tokens for row in rows) >= _TIMED_TOKENS:
             break
-    uncached = PromptedModel(work.backbone, model.prompt)
+    model_alone = PromptedModel(work.backbone, model.prompt)
     seconds = []
     with torch.no_grad():
         for _ in range(_TIMED_PASSES):
             start = time.perf_counter()
-            uncached.ask(rows, Losses(with_vector_targets=False))
+            model_alone.ask(rows, Losses(with_vector_targets=False))
             seconds.append(time.perf_counter() - start)
     return min(seconds) / sum(row.num_tokens for row in rows)

@@ -53,11 +53,11 @@ def finished(work: Work, controls: Controls, seeds: Sequence[SeedResult]) -> Tun
     if is_stopped:
         return result
 
-    kept = kept_of(work, controls, best)
-    if kept:
-        work.notice(kept.why)
-        result = result.model_copy(update={"kept": kept, "notices": work.notices})
-    is_probe = kept is not None and kept.what == "probe"
+    choice = kept_of(work, controls, best)
+    if choice:
+        work.notice(choice.why)
+        result = result.model_copy(update={"kept": choice, "notices": work.notices})
+    is_probe = choice is not None and choice.what == "probe"
     path = work.run.folder / (PROBE if is_probe else seed_file(best.seed))
     again = f"delete {path} and controls.json beside it" if is_probe else f"delete the folder {path.parent}"
     tensors, _ = read_sealed(path, f"{again}, and resume the run: it is made again")
@@ -84,28 +84,28 @@ def finished(work: Work, controls: Controls, seeds: Sequence[SeedResult]) -> Tun
 
 def _probe_manifest(work: Work, manifest: Manifest, controls: Controls, tensors: dict[str, torch.Tensor]) -> Manifest:
     """The manifest of the linear probe, a prompt of length 0, in place of the prompt's."""
-    probe, measured = controls.probe, controls.no_prompt
+    probe, no_prompt = controls.probe, controls.no_prompt
     assert probe is not None
-    assert measured is not None
+    assert no_prompt is not None
     return manifest.model_copy(
         update={
             "length": 0,
             "options": made_with(config_of_probe(work.config.prompt, probe)),
-            "metrics": PromptScores(**measured.metrics),
+            "metrics": PromptScores(**no_prompt.metrics),
             "lineage": manifest.lineage.model_copy(update={"gates": None}),
             "trainable": sum(tensor.numel() for tensor in tensors.values()),
-            "seconds": measured.seconds,
+            "seconds": no_prompt.seconds,
             "shares": controls.probe_shares,
         }
     )
 
 
 def _wrong_of_probe(work: Work, controls: Controls) -> WrongRows:
-    measured, split = controls.no_prompt, "test" if work.rows["test"] else "validation"
-    assert measured is not None
-    assert measured.predicted is not None
-    confidences = (measured.confidences or {}).get(split, ())
-    rows, gold, predicted = getattr(work.splits, split), work.answers(split), measured.predicted[split]
+    no_prompt, split = controls.no_prompt, "test" if work.rows["test"] else "validation"
+    assert no_prompt is not None
+    assert no_prompt.predicted is not None
+    confidences = (no_prompt.confidences or {}).get(split, ())
+    rows, gold, predicted = getattr(work.splits, split), work.answers(split), no_prompt.predicted[split]
     return all_mistakes(work.task, split, rows, gold, predicted, confidences)[1]
 
 
@@ -126,7 +126,9 @@ def _summary(
     gold, predicted = work.answers(split), best.predicted[split]
     confidences = (best.confidences or {}).get(split, ())
     mistakes, all_wrong = all_mistakes(work.task, split, getattr(work.splits, split), gold, predicted, confidences)
-    copied = [name for name in SeedResult.model_fields if name not in ("status", "predicted", "confidences", "shares")]
+    seed_fields = [
+        name for name in SeedResult.model_fields if name not in ("status", "predicted", "confidences", "shares")
+    ]
     result = TuneResult(
         run=work.run.name,
         task=work.task.name,
@@ -137,7 +139,7 @@ def _summary(
         adapter=_adapter_options(work),
         cache_dtype=_cache_dtype(work),
         rows={name: len(rows) for name, rows in work.rows.items()},
-        **{name: getattr(best, name) for name in copied},
+        **{name: getattr(best, name) for name in seed_fields},
         # The run's, not the best seed's: a later seed may have been stopped.
         status="interrupted",
         **{
@@ -155,8 +157,8 @@ def _summary(
 
 def _compared(gold: Answers, predicted: Answers, control: Measured, metric: str, split: str) -> Comparison:
     assert control.predicted is not None, "controls are kept with their predictions"
-    paired = paired_test(gold, predicted, control.predicted[split], metric)
-    return Comparison(split=split, **paired.model_dump())
+    test = paired_test(gold, predicted, control.predicted[split], metric)
+    return Comparison(split=split, **test.model_dump())
 
 
 def _cache_dtype(work: Work) -> str | None:

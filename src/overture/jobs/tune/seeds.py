@@ -31,8 +31,8 @@ def seed_results(work: Work, seeds: Sequence[int], first: PromptedModel) -> dict
     if not work.sample_rows:
         work.sample_rows = SampleRows.of(work.task, work.splits.validation, work.answers("validation"))
     results = {seed: work.run.read(RESULT_OF_SEED.format(seed), SeedResult) for seed in seeds}
-    left = [seed for seed in seeds if results[seed] is None]
-    results |= _with_adapter(work, left) if work.config.adapter else _together(work, left, first)
+    missing_seeds = [seed for seed in seeds if results[seed] is None]
+    results |= _with_adapter(work, missing_seeds) if work.config.adapter else _together(work, missing_seeds, first)
     return {seed: result for seed, result in results.items() if result is not None}
 
 
@@ -48,15 +48,15 @@ def _together(work: Work, seeds: Sequence[int], first: PromptedModel) -> dict[in
     members = [Member(str(seed), model, train, seed) for seed, model in models.items()]
     starts = {member.seed: _values(member.model) for member in members}
     meter = Meter(work.backbone.device.type)
-    fitted = work.fit_cohort(members, work.run.folder / "checkpoint.safetensors")
-    usable = [member for member, result in zip(members, fitted, strict=True) if _is_usable(result)]
+    fits = work.fit_cohort(members, work.run.folder / "checkpoint.safetensors")
+    usable = [member for member, result in zip(members, fits, strict=True) if _is_usable(result)]
     scorers = work.scorers([member.model for member in usable]) if usable else []
     scorer_of = {member.seed: scorer for member, scorer in zip(usable, scorers, strict=True)}
     results = {}
-    for member, result in zip(members, fitted, strict=True):
+    for member, result in zip(members, fits, strict=True):
         _report_norms(work, member.model, starts[member.seed], member.seed)
-        tuned = tuned_alone(member.model, result)
-        results[member.seed] = _seed_result(work, member.seed, tuned, scorer_of.get(member.seed), meter)
+        outcome = tuned_alone(member.model, result)
+        results[member.seed] = _seed_result(work, member.seed, outcome, scorer_of.get(member.seed), meter)
     return results
 
 
@@ -68,12 +68,12 @@ def _with_adapter(work: Work, seeds: Sequence[int]) -> dict[int, SeedResult]:
     for seed in seeds:
         meter = Meter(work.backbone.device.type)
         start = _values(work.built(work.config.prompt, seed))
-        tuned = tuned_with_adapter(work, adapter, seed, work.config.prompt_rate, work.run.folder / f"seed-{seed}")
-        scorer = tuned.model if _is_usable(tuned.result) else None
+        outcome = tuned_with_adapter(work, adapter, seed, work.config.prompt_rate, work.run.folder / f"seed-{seed}")
+        scorer = outcome.model if _is_usable(outcome.result) else None
         if scorer:
             _report_norms(work, scorer, start, seed)
-        results[seed] = _seed_result(work, seed, tuned, scorer, meter)
-        if tuned.result.status == "interrupted":
+        results[seed] = _seed_result(work, seed, outcome, scorer, meter)
+        if outcome.result.status == "interrupted":
             break
     return results
 
@@ -82,16 +82,16 @@ def _is_usable(result: FitResult) -> bool:
     return result.status != "interrupted" and bool(result.best)
 
 
-def _seed_result(work: Work, seed: int, tuned: Tuned, scorer: Scorer | None, meter: Meter) -> SeedResult:
+def _seed_result(work: Work, seed: int, outcome: Tuned, scorer: Scorer | None, meter: Meter) -> SeedResult:
     """Score a trained seed and keep its values and result; without a scorer it has no metrics and is not kept."""
-    progress = tuned.result.progress
+    progress = outcome.result.progress
     result = SeedResult(
         seed=seed,
-        status=tuned.result.status,
+        status=outcome.result.status,
         lr=work.config.prompt_rate,
         metrics={},
-        trainable=tuned.trainable,
-        seconds=tuned.seconds,
+        trainable=outcome.trainable,
+        seconds=outcome.seconds,
         peak_bytes=meter.peak_bytes,
         best_epoch=progress.best_epoch,
         history=progress.history,
@@ -101,8 +101,8 @@ def _seed_result(work: Work, seed: int, tuned: Tuned, scorer: Scorer | None, met
     if figures := overfitting(progress.history):
         work.notice(f"seed {seed}: overfitting: {figures}; the best epoch by score was kept")
     scored = {name: work.score(scorer, name, f"seed {seed}: scoring {name}") for name in SPLITS if work.rows[name]}
-    values = prompt_tensors(tuned.model.prompt)
-    values |= {ADAPTER + name: value for name, value in tuned.model.backbone.inner.items()}
+    values = prompt_tensors(outcome.model.prompt)
+    values |= {ADAPTER + name: value for name, value in outcome.model.backbone.inner.items()}
     write_sealed(work.run.folder / seed_file(seed), values)
     predicted = {name: rows.predicted for name, rows in scored.items()}
     confidences = {name: rows.confidence for name, rows in scored.items() if rows.confidence} or None
@@ -131,14 +131,16 @@ def _report_norms(work: Work, model: PromptedModel, start: dict[str, torch.Tenso
         if value.ndim > 1
     }
     square = sum(float(value.float().square().sum()) for value in start.values())
-    moved = sum(float((end[name].float() - value.float()).square().sum()) for name, value in start.items())
-    is_finite = all(math.isfinite(length) for pair in lengths.values() for length in pair) and math.isfinite(moved)
+    square_move = sum(float((end[name].float() - value.float()).square().sum()) for name, value in start.items())
+    is_finite = all(math.isfinite(length) for pair in lengths.values() for length in pair) and math.isfinite(
+        square_move
+    )
     work.run.event(
         NormsEvent(
             seed=seed,
             lr=work.config.prompt_rate,
             lengths={name: NormChange(start=a, end=b) for name, (a, b) in lengths.items()} if is_finite else {},
-            moved=math.sqrt(moved / square) if square and is_finite else None,
+            moved=math.sqrt(square_move / square) if square and is_finite else None,
             embedding=work.backbone.embedding_norm,
         )
     )

@@ -70,8 +70,8 @@ def tune(
     """
     check_effect(config.prompt)
     with joined(config) as ranks:
-        given, listener = config, listener if is_first(ranks) else ignore
-        config = agreed(ranks, _REQUEST, lambda: settled(given, store, backbone))
+        request, listener = config, listener if is_first(ranks) else ignore
+        config = agreed(ranks, _REQUEST, lambda: settled(request, store, backbone))
         material = read_material(config, as_notices(listener), backbone, ranks=ranks)
 
         def begun() -> Run:
@@ -113,8 +113,8 @@ def resume(
         ArtifactError: the model has changed since the run began, or a file of the run is damaged.
     """
 
-    def go_on(opened: Run, config: TuneConfig) -> TuneResult | StoppedRun:
-        with joined(config) as ranks, shared_run(ranks, lambda: opened) as run:
+    def go_on(opened_run: Run, config: TuneConfig) -> TuneResult | StoppedRun:
+        with joined(config) as ranks, shared_run(ranks, lambda: opened_run) as run:
 
             def work() -> TuneResult | StoppedRun:
                 work_left = taken_up(run, config, store, is_stop_asked, backbone, ranks)
@@ -204,8 +204,8 @@ def _in_context(work: Work) -> Measured | None:
         work.notice(f"an {kind} keeps no examples in memory, so there is no comparison with in-context examples")
         return None
     if not work.task.has_shots:
-        what = work.task.input if work.task.media else work.task.kind
-        work.notice(f"rows of kind {what} cannot be shown as examples, so none are compared with")
+        kind_name = work.task.input if work.task.media else work.task.kind
+        work.notice(f"rows of kind {kind_name} cannot be shown as examples, so none are compared with")
         return None
     meter = Meter(work.backbone.device.type)
     scored_rows = [row for name in SPLITS for row in getattr(work.splits, name)]
@@ -220,12 +220,12 @@ def _in_context(work: Work) -> Measured | None:
     return _measured(behind_examples, model, f"{count} examples", meter, shots=count)
 
 
-def _measured(work: Work, model: PromptedModel, what: str, meter: Meter, shots: int | None = None) -> Measured:
-    return _measured_of(work, _scored(work, model, what), meter, shots)
+def _measured(work: Work, model: PromptedModel, model_name: str, meter: Meter, shots: int | None = None) -> Measured:
+    return _measured_of(work, _scored(work, model, model_name), meter, shots)
 
 
-def _scored(work: Work, model: PromptedModel, what: str) -> dict[str, Scored]:
-    return {name: work.score(model, name, f"scoring {what}, {name}") for name in SPLITS if work.rows[name]}
+def _scored(work: Work, model: PromptedModel, model_name: str) -> dict[str, Scored]:
+    return {name: work.score(model, name, f"scoring {model_name}, {name}") for name in SPLITS if work.rows[name]}
 
 
 def _measured_of(work: Work, scored: dict[str, Scored], meter: Meter, shots: int | None = None) -> Measured:

@@ -23,26 +23,28 @@ def advice_on(scores: Scores, pairs: Sequence[Pair], ledger: Sequence[Cost], mar
         margin: largest difference that counts as none.
     """
     advice = _advice(scores, pairs, ledger, margin)
-    diverged = [
+    divergences = [
         f"{way} diverged with {num_lost} of {num_lost + len(scores.cells(way, size))} seeds."
         for (way, size), num_lost in scores.num_diverged.items()
         if size == scores.largest
     ]
-    return advice.model_copy(update={"why": " ".join([advice.why, *diverged])})
+    return advice.model_copy(update={"why": " ".join([advice.why, *divergences])})
 
 
 def _advice(scores: Scores, pairs: Sequence[Pair], ledger: Sequence[Cost], margin: float) -> Advice:
     size, places = scores.largest, scores.places()
-    ranked = [scores.score(way, size if (way, size) in places else 0) for way in scores.ways if scores.cells(way, size)]
-    ranked.sort(key=lambda score: -score.value)
-    if len(ranked) < 2:
-        only = f"{_named(ranked[0])}." if ranked else "No cell has a score."
+    ranking = [
+        scores.score(way, size if (way, size) in places else 0) for way in scores.ways if scores.cells(way, size)
+    ]
+    ranking.sort(key=lambda score: -score.value)
+    if len(ranking) < 2:
+        only = f"{_named(ranking[0])}." if ranking else "No cell has a score."
         return Advice(way=None, what="There is only one way to look at.", why=only, next="Add others with --way.")
-    best, *others = ranked
+    best, *others = ranking
     against = {score.way: pair_of(pairs, best.way, score.way, size) for score in others}
     # A recommendation asks for both: the corrected test, and intervals of the single scores that do not overlap.
     rivals = [score for score in others if not (_is_behind(against[score.way]) and score.high < best.low)]
-    steady = [score for score in ranked if (score.way, size) not in scores.num_diverged]
+    steady = [score for score in ranking if (score.way, size) not in scores.num_diverged]
     # Only ways that are trained: the others are the same with every seed.
     seeds = [score.n_seeds for score in (best, *(rivals or steady)) if score.size]
     where = _where(size, best.n, seeds)
@@ -99,10 +101,10 @@ def _undecided(
 ) -> Advice:
     """A best way that was not shown to be better than its rivals: who scores alike, the cheapest, what would help."""
     near = [score for score in rivals if best.value - score.value <= margin and not _is_behind(against[score.way])]
-    alike = [best, *near]
+    equals = [best, *near]
     by_test = [score for score in rivals if _is_behind(against[score.way])]
     if near:
-        what = f"{_listed(alike)} score alike; none of them was shown to be better."
+        what = f"{_listed(equals)} score alike; none of them was shown to be better."
     elif len(by_test) == len(rivals):
         what = f"{best.way} is ahead, but not clearly: its interval overlaps with {_listed(rivals)}."
     else:
@@ -123,7 +125,7 @@ def _undecided(
     then = []
     if near:
         cheap = min(
-            (score for score in alike if score in steady),
+            (score for score in equals if score in steady),
             key=lambda score: cost_of(ledger, score.way, size).cpu_seconds if score.size else 0.0,
         )
         then.append(_cheapest(cheap, best, ledger, size))

@@ -16,7 +16,7 @@ _MAX_ROWS, _MAX_CONFUSIONS = 20, 2
 
 def curves_of(scores: Scores) -> tuple[Curve, ...]:
     """The losses of every training at the largest size; losses that are not finite end a curve."""
-    trained = [cell for way in scores.ways for cell in scores.cells(way, scores.largest).values()]
+    all_cells = [cell for way in scores.ways for cell in scores.cells(way, scores.largest).values()]
     return tuple(
         Curve(
             way=cell.way,
@@ -25,7 +25,7 @@ def curves_of(scores: Scores) -> tuple[Curve, ...]:
             train_losses=tuple(float(f"{epoch.train_loss:.4g}") for epoch in cell.history),
             validation_losses=tuple(float(f"{epoch.validation_loss:.4g}") for epoch in cell.history),
         )
-        for cell in trained
+        for cell in all_cells
         if isinstance(cell, TrainedCell)
     )
 
@@ -61,26 +61,26 @@ def disagreement_of(scores: Scores, rows: Sequence[RowText]) -> Disagreement | N
         scores: of all ways.
         rows: place and text of each test row; may be empty.
     """
-    metric, ranked = metric_named(scores.metric), _ranked(scores)
-    if metric.of == "numbers" or len(ranked) < 2:
+    metric, ranking = metric_named(scores.metric), _ranked(scores)
+    if metric.of == "numbers" or len(ranking) < 2:
         return None
-    right = {way: [metric.rows(scores.gold, cell.predicted) for cell in cells] for way, cells in ranked}
-    disputed, num_right, num_wrong = [], 0, 0
+    right = {way: [metric.rows(scores.gold, cell.predicted) for cell in cells] for way, cells in ranking}
+    disputed_rows, num_right, num_wrong = [], 0, 0
     for number, gold in enumerate(scores.gold):
-        answers = tuple(_answer(way, cells, [seed[number] for seed in right[way]], number) for way, cells in ranked)
-        wrong = [answer for answer in answers if not answer.is_right]
-        num_right += not wrong
-        num_wrong += len(wrong) == len(answers)
-        if 0 < len(wrong) < len(answers):
+        answers = tuple(_answer(way, cells, [seed[number] for seed in right[way]], number) for way, cells in ranking)
+        wrong_answers = [answer for answer in answers if not answer.is_right]
+        num_right += not wrong_answers
+        num_wrong += len(wrong_answers) == len(answers)
+        if 0 < len(wrong_answers) < len(answers):
             row = rows[number] if rows else RowText(where=f"test row {number + 1}", text="")
             disputed_row = DisputedRow(where=row.where, text=row.text, gold=answer_text(gold), answers=answers)
-            disputed.append((_certainty(answers), disputed_row))
-    disputed.sort(key=lambda pair: -pair[0])
+            disputed_rows.append((_certainty(answers), disputed_row))
+    disputed_rows.sort(key=lambda pair: -pair[0])
     return Disagreement(
         num_right=num_right,
         num_wrong=num_wrong,
-        num_disputed=len(disputed),
-        rows=tuple(row for _, row in disputed[:_MAX_ROWS]),
+        num_disputed=len(disputed_rows),
+        rows=tuple(row for _, row in disputed_rows[:_MAX_ROWS]),
     )
 
 

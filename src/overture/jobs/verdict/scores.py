@@ -65,12 +65,12 @@ class Scores:
     def resampled(self, way: str, size: int, seeds: Sequence[int] | None = None) -> Resampled:
         """Scores of all seeds, or of some of them."""
         cells = self.cells(way, size)
-        chosen = sorted(cells) if seeds is None or len(cells) == 1 else list(seeds)
-        if chosen != sorted(cells):
-            return self._of_cells([cells[seed] for seed in chosen], self.metric)
+        used_seeds = sorted(cells) if seeds is None or len(cells) == 1 else list(seeds)
+        if used_seeds != sorted(cells):
+            return self._of_cells([cells[seed] for seed in used_seeds], self.metric)
         place = (way, size if (way, size) in self._cells else 0)
         if place not in self._resampled:
-            self._resampled[place] = self._of_cells([cells[seed] for seed in chosen], self.metric)
+            self._resampled[place] = self._of_cells([cells[seed] for seed in used_seeds], self.metric)
         return self._resampled[place]
 
     def _of_cells(self, cells: Sequence[ScoredCell], metric: str) -> Resampled:
@@ -115,10 +115,10 @@ def pairs_at(scores: Scores, size: int, margin: float) -> list[Pair]:
     }
     differences = differences_over_seeds(samples)
     together = differences_over_seeds(samples, level=1 - SURE / max(1, len(samples)))
-    corrected = holm([difference.p_value for difference in differences.values()])
+    corrected_p = holm([difference.p_value for difference in differences.values()])
     pairs = []
-    for ((a, b), tested), p_corrected in zip(differences.items(), corrected, strict=True):
-        gap, bounds = tested.difference, together[a, b].difference
+    for ((a, b), result), p_corrected in zip(differences.items(), corrected_p, strict=True):
+        gap, bounds = result.difference, together[a, b].difference
         verdict: Verdict = "undecided"
         if p_corrected < SURE and not gap.low <= 0 <= gap.high:
             verdict = "better" if gap.value > 0 else "worse"
@@ -126,7 +126,7 @@ def pairs_at(scores: Scores, size: int, margin: float) -> list[Pair]:
             verdict = "level"
         pairs.append(
             Pair(
-                **dict(tested),
+                **dict(result),
                 size=size,
                 a=a,
                 b=b,

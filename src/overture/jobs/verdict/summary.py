@@ -51,7 +51,7 @@ def summary(
     answers: RightAnswers,
     rates: Mapping[str, RateChoice],
     facts: Facts,
-    failed: Sequence[FailedCell] = (),
+    failures: Sequence[FailedCell] = (),
     command: str = "",
 ) -> Summary:
     """Everything that the report shows; made from the cells alone, so that it is the same whenever it is made.
@@ -63,7 +63,7 @@ def summary(
         answers: the test rows and their right answers.
         rates: way -> how its learning rate was chosen.
         facts: model, machine and data.
-        failed: cells that could not be run.
+        failures: cells that could not be run.
         command: the command that made it.
 
     Raises:
@@ -86,7 +86,7 @@ def summary(
     ]
     return Summary(
         **dict(facts),
-        status="incomplete" if failed else "finished",
+        status="incomplete" if failures else "finished",
         command=command,
         task=str(task["name"]),
         metric=scores.metric,
@@ -109,7 +109,7 @@ def summary(
         rates=dict(rates),
         advice=advice_on(scores, pairs, ledger, request.margin),
         left_out=plan.left_out,
-        failed=tuple(failed),
+        failed=tuple(failures),
         notices=(*scores.notices, *_row_notices(scores), *_waiting(cells, facts.device)),
         threads=tuple(sorted({cell.threads for cell in cells if cell.threads is not None})),
         price=request.price,
@@ -208,15 +208,15 @@ def _waiting(cells: Sequence[Cell], device: str) -> list[str]:
     ]
 
 
-def _reference(requested: str, scores: Scores, ledger: Sequence[Cost]) -> str:
+def _reference(option: str, scores: Scores, ledger: Sequence[Cost]) -> str:
     """The way that others are compared with: as requested, LoRA, full fine-tuning, no prompt, or the costliest one."""
-    if requested:
-        return requested
+    if option:
+        return option
     for name in _FAVOURITES:
         if name in scores.ways and scores.cells(name, scores.largest):
             return name
-    trained = [cost for cost in ledger if cost.trainable and cost.size == scores.largest]
-    return max(trained, key=lambda cost: cost.cpu_seconds).way if trained else ""
+    trained_costs = [cost for cost in ledger if cost.trainable and cost.size == scores.largest]
+    return max(trained_costs, key=lambda cost: cost.cpu_seconds).way if trained_costs else ""
 
 
 def _against(pair: Pair, ledger: Sequence[Cost]) -> Against:

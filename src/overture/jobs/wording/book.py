@@ -73,8 +73,8 @@ class Book:
         """
         missing: dict[tuple[int, ...], dict[str, Candidate]] = {}
         for candidate in candidates:
-            known = self._scores.get(candidate.key, {})
-            if lacking := tuple(number for number in numbers if number not in known):
+            row_scores = self._scores.get(candidate.key, {})
+            if lacking := tuple(number for number in numbers if number not in row_scores):
                 missing.setdefault(lacking, {})[candidate.key] = candidate
         for lacking, by_key in missing.items():
             lacking_candidates = list(by_key.values())
@@ -83,8 +83,8 @@ class Book:
                 for key, scores in zip(entry.keys, entry.scores, strict=True):
                     self._scores.setdefault(key, {}).update(zip(entry.numbers, scores, strict=True))
                 self.row_scores += len(entry.keys) * len(lacking)
-        kept = [[self._scores[candidate.key][number] for number in numbers] for candidate in candidates]
-        return torch.tensor(kept, dtype=torch.float64)
+        scores_JB = [[self._scores[candidate.key][number] for number in numbers] for candidate in candidates]
+        return torch.tensor(scores_JB, dtype=torch.float64)
 
     def _entry(self, candidates: Sequence[Candidate], numbers: Sequence[int]) -> BookEntry:
         name = f"book-{self._calls:04}.json"
@@ -109,15 +109,15 @@ class Book:
 
     def proposals(self, name: str, propose: Callable[[], Proposals]) -> Proposals:
         """The proposals of a round: those that are kept, or new ones."""
-        kept = self.run.read(f"proposals-{name}.json", Proposals)
-        if kept is None:
+        record = self.run.read(f"proposals-{name}.json", Proposals)
+        if record is None:
             if self.is_stop_asked():
                 raise Stopped
-            kept = propose().model_copy(update={"tokens": self.scorer.tokens})
-            self.run.write(f"proposals-{name}.json", kept)
-        self.scorer.tokens = kept.tokens
-        self.tried |= {*kept.refused_keys, *(candidate.key for candidate in kept.candidates)}
-        return kept
+            record = propose().model_copy(update={"tokens": self.scorer.tokens})
+            self.run.write(f"proposals-{name}.json", record)
+        self.scorer.tokens = record.tokens
+        self.tried |= {*record.refused_keys, *(candidate.key for candidate in record.candidates)}
+        return record
 
 
 def proposed(
@@ -136,31 +136,31 @@ def proposed(
         count: candidates of all together.
         notice: called with a sentence for each proposer that fails.
     """
-    accepted: dict[str, Candidate] = {}
-    refused: Counter[str] = Counter()
+    new_candidates: dict[str, Candidate] = {}
+    refusals: Counter[str] = Counter()
     refused_keys: list[str] = []
     per_proposer = -(-count // max(1, len(proposers)))
     for name, proposer in proposers.items():
         try:
             candidates = proposer.propose(ask_of(name, per_proposer))
         except OvertureError as error:
-            refused[f"{name}: {error.what}"] += 1
+            refusals[f"{name}: {error.what}"] += 1
             notice(f"proposer {name} gave nothing: {error.what} ({error.got})")
             continue
-        num_before = len(accepted)
+        num_before = len(new_candidates)
         for candidate in candidates:
-            if len(accepted) == num_before + per_proposer:
+            if len(new_candidates) == num_before + per_proposer:
                 break
-            if candidate.key in book.tried or candidate.key in accepted or candidate.key in refused_keys:
+            if candidate.key in book.tried or candidate.key in new_candidates or candidate.key in refused_keys:
                 continue
             try:
                 book.scorer.rows(candidate, "validation")
             except Refused as refusal:
-                refused[str(refusal)] += 1
+                refusals[str(refusal)] += 1
                 refused_keys.append(candidate.key)
                 continue
-            accepted[candidate.key] = candidate
-    return Proposals(candidates=list(accepted.values()), refused=dict(refused), refused_keys=refused_keys)
+            new_candidates[candidate.key] = candidate
+    return Proposals(candidates=list(new_candidates.values()), refused=dict(refusals), refused_keys=refused_keys)
 
 
 def divergences_from(shares_BC: Tensor, scores_JBC: Tensor) -> Tensor:

@@ -31,8 +31,8 @@ def perplexity(scorer: TextScorer, ids: list[int]) -> float | None:
         return None
     rows = [behind(row, ids[:1], tuple(ids[1:])) for row in scorer.shown(Wording(), False).rows["train"][:16]]
     readouts = scorer.answerer.ask([(row, None) for row in rows], Readouts())
-    wanted = torch.tensor(ids[1:])
-    logs = [scorer.backbone.head(r.hidden).log_softmax(-1).gather(1, wanted[:, None]) for r in readouts]
+    next_ids = torch.tensor(ids[1:])
+    logs = [scorer.backbone.head(r.hidden).log_softmax(-1).gather(1, next_ids[:, None]) for r in readouts]
     return float(torch.cat(logs).mean().neg().exp())
 
 
@@ -77,13 +77,13 @@ def drawn_examples(scorer: TextScorer, count: int, seed: int, notice: Callable[[
     shots = balanced_examples(task, scorer.splits["train"], count, seed) if task.has_shots else []
     if not shots:
         return None
-    drawn = Candidate(shots=shots, origin="drawn by seed")
+    examples = Candidate(shots=shots, origin="drawn by seed")
     try:
-        scorer.rows(drawn, "validation")
+        scorer.rows(examples, "validation")
     except Refused as refusal:
         notice(f"not compared with {len(shots)} examples: {refusal}")
         return None
-    return drawn
+    return examples
 
 
 @torch.no_grad()
@@ -136,8 +136,8 @@ def transferred(
     """
     if not name:
         return None
-    other = load_backbone(name, notify=notice)
-    second = TextScorer(scorer.task, other, scorer.splits, max(64, 2 * room))
+    other_model = load_backbone(name, notify=notice)
+    second = TextScorer(scorer.task, other_model, scorer.splits, max(64, 2 * room))
     # Temperature and biases are those of the first model's scores.
     words = words.model_copy(update={"wording": words.wording.model_copy(update={"scaling": None})})
     try:
@@ -150,4 +150,4 @@ def transferred(
         share([labels[index] == label for index, label in zip(method_scores.argmax(1).tolist(), gold, strict=True)])
         for method_scores in scores
     ]
-    return Transfer(backbone=other.info.id, accuracy=shares[0], without=shares[1])
+    return Transfer(backbone=other_model.info.id, accuracy=shares[0], without=shares[1])

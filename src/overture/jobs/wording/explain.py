@@ -132,8 +132,8 @@ class _Explainer:
         rows, notices = self._sample()
         encoded = handle.encoder.encode(rows)
         cache = None if handle.has_adapter else InputCache()
-        prompted = handle.model(cache)
-        plain, plain_notices = self._plain(prompted, cache)
+        with_prompt = handle.model(cache)
+        plain, plain_notices = self._plain(with_prompt, cache)
         notices += plain_notices
         alone = handle.encoded_alone(rows, encoded)
         try:
@@ -146,7 +146,7 @@ class _Explainer:
         predictions = [
             predict(model, model_rows, task, progress=lambda done, total: self.progress(what, done, total))  # noqa: B023
             for model, model_rows, what in (
-                (prompted, encoded, "scoring with the prompt"),
+                (with_prompt, encoded, "scoring with the prompt"),
                 (plain, alone, "scoring without it"),
             )
         ]
@@ -157,12 +157,12 @@ class _Explainer:
             for of_model in predictions
         ]
         names = list(task.words)
-        change_BV = self._change(prompted, plain, encoded, alone)
+        change_BV = self._change(with_prompt, plain, encoded, alone)
         gold_B = torch.tensor([names.index(label) for label in gold])
         # The name of a file is nothing that the model reads.
         texts = [" ".join(text for name, text in texts_of(task, row).items() if name not in task.media) for row in rows]
-        parts, checks = self._parts(prompted, encoded, rows)
-        heats, words_are_named = self._heats(prompted, plain, rows, gold, answers)
+        parts, checks = self._parts(with_prompt, encoded, rows)
+        heats, word_check = self._heats(with_prompt, plain, rows, gold, answers)
         words = handle.manifest.text
         return Explanation(
             prompt=handle.manifest.ref,
@@ -182,16 +182,16 @@ class _Explainer:
             flips=flip_counts(gold, answers[1], answers[0]),
             slices=slices(texts, gold, answers[1], answers[0]),
             texts=heats,
-            attention=self._attention(prompted, encoded),
+            attention=self._attention(with_prompt, encoded),
             lens=self._lens(encoded),
-            checks=[*checks, words_are_named, *self._stability(change_BV, plain, encoded, alone)],
+            checks=[*checks, word_check, *self._stability(change_BV, plain, encoded, alone)],
             seconds=meter.seconds,
             notices=notices,
         )
 
-    def _plain(self, prompted: PromptedModel, cache: InputCache | None) -> tuple[PromptedModel, list[str]]:
+    def _plain(self, with_prompt: PromptedModel, cache: InputCache | None) -> tuple[PromptedModel, list[str]]:
         """The model without the prompt; one without words keeps the prompt's label vectors, or it could not answer."""
-        backbone, prompt = self.handle.backbone, prompted.prompt
+        backbone, prompt = self.handle.backbone, with_prompt.prompt
         if backbone.family.has_words or not isinstance(prompt, Injection):
             return PromptedModel(backbone, None, cache), []
         bare = replace(prompt, vectors=None, memory=None, offset=None)
@@ -204,34 +204,34 @@ class _Explainer:
         if len(rows) <= self.config.rows:
             return rows, []
         random = named_random(self.config.seed, "explained rows")
-        chosen = [rows[number] for number in sorted(random.sample(range(len(rows)), self.config.rows))]
-        return chosen, [f"a sample of {len(chosen)} of {len(rows)} rows was looked at"]
+        sample = [rows[number] for number in sorted(random.sample(range(len(rows)), self.config.rows))]
+        return sample, [f"a sample of {len(sample)} of {len(rows)} rows was looked at"]
 
     def _change(
         self,
-        prompted: PromptedModel,
+        with_prompt: PromptedModel,
         plain: PromptedModel,
         rows: Sequence[Encoded],
         alone: Sequence[Encoded],
     ) -> Tensor | None:
         """The vocabulary's shift; None where labels are not read from words."""
-        injection = prompted.injections(rows[:1])[0]
+        injection = with_prompt.injections(rows[:1])[0]
         if not predicts_words(plain.backbone, self.handle.task) or (
             injection is not None and injection.labels is not None
         ):
             return None
         self.progress("reading the vocabulary's shift", 0, 1)
-        return vocabulary_shift(prompted, plain, rows, alone)
+        return vocabulary_shift(with_prompt, plain, rows, alone)
 
-    def _attention(self, prompted: PromptedModel, encoded: Sequence[Encoded]) -> AttentionShare | None:
+    def _attention(self, with_prompt: PromptedModel, encoded: Sequence[Encoded]) -> AttentionShare | None:
         """Attention to the prompt's columns; None where rows have prompts of their own, or two stacks read them."""
         shown_rows = encoded[:_ATTENTION_ROWS]
-        injections = prompted.injections(shown_rows)
+        injections = with_prompt.injections(shown_rows)
         prompt = injections[0]
         is_one = all(injection is prompt for injection in injections)
-        if prompt is None or not prompt.length or not is_one or prompted.backbone.encoder is not None:
+        if prompt is None or not prompt.length or not is_one or with_prompt.backbone.encoder is not None:
             return None
-        shares_NQP = attention_to_prompt(prompted.answerer, prompt, shown_rows)
+        shares_NQP = attention_to_prompt(with_prompt.answerer, prompt, shown_rows)
         return AttentionShare(
             heads=shares_NQP.sum(-1).tolist(), columns=shares_NQP.mean((0, 1)).tolist(), rows=len(shown_rows)
         )
@@ -263,12 +263,12 @@ class _Explainer:
         self, change_BV: Tensor | None, plain: PromptedModel, encoded: Sequence[Encoded], alone: Sequence[Encoded]
     ) -> list[Check]:
         """Whether the run's other seeds say the same, where they are kept."""
-        others = [] if change_BV is None or self.handle.manifest.text else self.other_seeds
-        if change_BV is None or not others:
+        other_prompts = [] if change_BV is None or self.handle.manifest.text else self.other_seeds
+        if change_BV is None or not other_prompts:
             return []
         first_rows = slice(0, _RANDOM_ROWS)
         likenesses = []
-        for prompt in others:
+        for prompt in other_prompts:
             model = PromptedModel(self.handle.backbone, prompt, plain.cache)
             other_BV = vocabulary_shift(model, plain, encoded[first_rows], alone[first_rows])
             likenesses.append(shift_likeness(change_BV[first_rows].mean(0), other_BV.mean(0)))
@@ -277,7 +277,7 @@ class _Explainer:
     # -- parts
 
     def _parts(
-        self, prompted: PromptedModel, encoded: Sequence[Encoded], rows: Sequence[Row]
+        self, with_prompt: PromptedModel, encoded: Sequence[Encoded], rows: Sequence[Row]
     ) -> tuple[list[Part], list[Check]]:
         text = self.handle.manifest.text
         if text is not None:
@@ -285,13 +285,13 @@ class _Explainer:
                 Check(name=name, passed=None, text="for prompts of columns; the parts here are words")
                 for name in ("completeness", "deletion", "randomisation", "agreement")
             ]
-        injections = [injection for injection in prompted.injections(encoded) if injection is not None]
+        injections = [injection for injection in with_prompt.injections(encoded) if injection is not None]
         length = injections[0].length if injections else 0
         if not length or length > _MOST_COLUMNS:
             reason = f"a prompt of {length} columns; ablation is for 1 to {_MOST_COLUMNS}"
             return [], [Check(name="ablation", passed=None, text=reason)]
         is_one = all(injection is injections[0] for injection in injections)
-        answerer = prompted.answerer
+        answerer = with_prompt.answerer
         half = max(1, len(encoded) // 2)
         first = injections[:1] if is_one else injections[:half]
         self.progress("leaving out columns", 0, 1)
@@ -351,9 +351,9 @@ class _Explainer:
         for kind, pattern in patterns.items():
             spans = list(re.finditer(pattern, words))
             for span in spans if len(spans) > 1 else ():
-                rest = words[: span.start()] + words[span.end() :].lstrip(" ")
-                changed = whole.model_copy(update={"text": rest if rest.strip() else ""})
-                left_out.append((kind, span.group().strip(), changed))
+                other_words = words[: span.start()] + words[span.end() :].lstrip(" ")
+                variant = whole.model_copy(update={"text": other_words if other_words.strip() else ""})
+                left_out.append((kind, span.group().strip(), variant))
         parts = []
         numbers = list(range(len(rows)))
         encoded, whole_BC = scorer.rows(whole, "rows"), scorer.scores([whole], "rows", numbers)[0]
@@ -371,7 +371,7 @@ class _Explainer:
 
     def _heats(
         self,
-        prompted: PromptedModel,
+        with_prompt: PromptedModel,
         plain: PromptedModel,
         rows: Sequence[Row],
         gold: Sequence[str],
@@ -386,25 +386,25 @@ class _Explainer:
         ]
         turns = [group[turn] for turn in range(len(rows)) for group in order if turn < len(group)]
         heats: list[TextHeat] = []
-        occluded: list[Occluded] = []
+        occlusions: list[Occluded] = []
         room = _WORD_TOKENS
         for number in turns:
             if len(heats) >= self.config.texts and (room <= 0 or len(heats) >= _MOST_WORD_ROWS):
                 break
             heat, row, num_tokens = self._heat(
-                prompted, plain, rows[number], gold[number], (answers[1][number], answers[0][number])
+                with_prompt, plain, rows[number], gold[number], (answers[1][number], answers[0][number])
             )
             heats.append(heat)
-            occluded.append(row)
+            occlusions.append(row)
             room -= len(heat.words) * num_tokens
-            done = max(len(heats) / _MOST_WORD_ROWS, 1 - room / _WORD_TOKENS)
-            self.progress("leaving out the texts' words", min(99, round(100 * done)), 100)
-        check = words_check(occluded, derived_seed(self.config.seed, "words") % 2**31)
+            share_done = max(len(heats) / _MOST_WORD_ROWS, 1 - room / _WORD_TOKENS)
+            self.progress("leaving out the texts' words", min(99, round(100 * share_done)), 100)
+        check = words_check(occlusions, derived_seed(self.config.seed, "words") % 2**31)
         self.progress("leaving out the texts' words", 100, 100)
         return heats[: self.config.texts], check
 
     def _heat(
-        self, prompted: PromptedModel, plain: PromptedModel, row: Row, gold: str, answers: tuple[str, str]
+        self, with_prompt: PromptedModel, plain: PromptedModel, row: Row, gold: str, answers: tuple[str, str]
     ) -> tuple[TextHeat, Occluded, int]:
         task = self.handle.task
         num_tokens = self.handle.encoder.encode([row])[0].num_tokens
@@ -417,12 +417,12 @@ class _Explainer:
             answerer = LocalAnswerer(model.backbone, cache)
             return LocalJudge(answerer).scores([model.injections(encoded[:1])[0]], encoded)[0]
 
-        changed = rows_of([(), *([n] for n in range(len(names)))])
-        encoded = self.handle.encoder.encode(changed)
-        alone = self.handle.encoded_alone(changed, encoded)
+        variants = rows_of([(), *([n] for n in range(len(names)))])
+        encoded = self.handle.encoder.encode(variants)
+        alone = self.handle.encoded_alone(variants, encoded)
         # Texts that the prompt leaves alone run once for both.
         cache = None if self.handle.has_adapter else InputCache()
-        scores_UC = [scores(plain, alone, cache), scores(prompted, encoded, cache)]
+        scores_UC = [scores(plain, alone, cache), scores(with_prompt, encoded, cache)]
         labels = list(task.words)
         drops = [(of_model[0] - of_model[1:])[:, labels.index(gold)].tolist() for of_model in scores_UC]
         answer = labels.index(answers[1])
@@ -431,14 +431,14 @@ class _Explainer:
             said_without=answers[0],
             said_with=answers[1],
             words=[
-                HeatWord(word=name, without=without_prompt, with_prompt=with_prompt)
-                for name, without_prompt, with_prompt in zip(names, *drops, strict=True)
+                HeatWord(word=name, without=plain_drop, with_prompt=prompt_drop)
+                for name, plain_drop, prompt_drop in zip(names, *drops, strict=True)
             ],
             columns=columns,
         )
 
         def losses_of(left_out: Sequence[Sequence[int]]) -> Tensor:
-            return -scores(prompted, self.handle.encoder.encode(rows_of(left_out)), None)[:, answer]
+            return -scores(with_prompt, self.handle.encoder.encode(rows_of(left_out)), None)[:, answer]
 
         losses_U = -scores_UC[1][:, answer]
         answer_drops = (losses_U[1:] - losses_U[0]).tolist()

@@ -42,7 +42,7 @@ def claims_of(winner: Scored, controls: Mapping[str, Scored], task: Task) -> lis
         name: paired_test(winner.gold, winner.predicted, control.predicted, task.metric)
         for name, control in controls.items()
     }
-    corrected = holm([test.p_value for test in tests.values()])
+    corrected_p = holm([test.p_value for test in tests.values()])
     return [
         Claim(
             control=name,
@@ -51,7 +51,7 @@ def claims_of(winner: Scored, controls: Mapping[str, Scored], task: Task) -> lis
             p_corrected=p_corrected,
             is_better=p_corrected < SURE and test.difference.value > 0,
         )
-        for (name, test), p_corrected in zip(tests.items(), corrected, strict=True)
+        for (name, test), p_corrected in zip(tests.items(), corrected_p, strict=True)
     ]
 
 

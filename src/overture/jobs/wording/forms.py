@@ -200,16 +200,16 @@ class _Forms:
             self.notices.append(
                 "there are no test rows: the claims are on rows that chose the winner, so they are too good"
             )
-        others = sorted(
+        losers = sorted(
             (form for form in entrants if form != winner), key=lambda form: -entrants[form].scores[split].value(task)
         )
         claims = claims_of(
-            entrants[winner].scores[split], {_TITLES[form]: entrants[form].scores[split] for form in others}, task
+            entrants[winner].scores[split], {_TITLES[form]: entrants[form].scores[split] for form in losers}, task
         )
         prompt, runs = prompts.get(winner), self.run.read(_RUNS, FormRuns)
         assert runs is not None
         forms = []
-        for form in (winner, *others):
+        for form in (winner, *losers):
             scores = {name: scored.metrics(task)[task.metric] for name, scored in entrants[form].scores.items()}
             forms.append(
                 FormScore(

@@ -78,9 +78,9 @@ def plan_of(options: HardConfig, scorer: TextScorer, num_validation: int, speed:
             tokens += WORDS_READINGS * min(WORDS_ROWS, len(scorer.splits["train"])) * whole
         tokens += pairs(options.example_sets, options.rounds) * whole + 4 * options.example_sets * whole
         # Behind examples an instruction is scored with the whole row.
-        shown = options.room / 2 + (whole if options.example_sets and "examples" in options.chosen else anchor)
-        tokens += pairs(options.wordings, options.rounds) * shown
-        tokens += FINALISTS * num_validation * shown + 2 * limit * whole
+        shown_tokens = options.room / 2 + (whole if options.example_sets and "examples" in options.chosen else anchor)
+        tokens += pairs(options.wordings, options.rounds) * shown_tokens
+        tokens += FINALISTS * num_validation * shown_tokens + 2 * limit * whole
         if options.scaled and scorer.can_scale:
-            tokens += min(SCALING_ROWS, len(scorer.splits["train"])) * (whole + FINALISTS * shown)
+            tokens += min(SCALING_ROWS, len(scorer.splits["train"])) * (whole + FINALISTS * shown_tokens)
     return HardPlan(tokens=round(tokens), minutes=tokens / speed / 60, tokens_per_second=speed)

@@ -178,10 +178,10 @@ class _Search:
         scorer = TextScorer(task, backbone, rows, options.room, input_cache(config, notify))
         run.event(DataEvent(rows={name: len(split_rows) for name, split_rows in rows.items()}, repeats=splits.repeats))
         try:
-            shown = scorer.shown(Wording(), False)
+            shown_rows = scorer.shown(Wording(), False)
         except Refused as refusal:
             raise DataError("the task's rows cannot be shown", where="template", got=str(refusal)) from None
-        check_answerable(PromptedModel(backbone), shown.rows["train"], task)
+        check_answerable(PromptedModel(backbone), shown_rows.rows["train"], task)
         scorer.order("validation", race_order(task, splits.validation, config.seed))
         began, tokens = time.monotonic(), scorer.tokens
         scorer.warm(Wording(), "validation", lambda done, total: run.event(
@@ -285,31 +285,33 @@ class _Search:
 
     def _proposed(self, stage: Stage, number: int, proposers: dict[str, Proposer], count: int) -> Proposals:
         rows = self.splits.train[:_WRONG_ROWS] if any(name in _READS_WRONG for name in proposers) else []
-        wrong = wrong_rows(self.scorer, rows, self.best[0].candidate, self.book.is_scaled) if rows else []
+        mistakes = wrong_rows(self.scorer, rows, self.best[0].candidate, self.book.is_scaled) if rows else []
 
         def ask_of(name: str, num: int) -> Ask:
-            return Ask(self.scorer, self.best[:BEAM], wrong, num, named_random(self.config.seed, stage, number, name))
+            return Ask(
+                self.scorer, self.best[:BEAM], mistakes, num, named_random(self.config.seed, stage, number, name)
+            )
 
         return proposed(self.book, proposers, ask_of, count, self.notice)
 
     def _affordable(self, candidates: Sequence[Candidate]) -> list[Candidate]:
         """As many candidates, in order, as the budget has room for."""
-        left = self.plan.tokens - self.scorer.tokens
-        limit, kept = len(self._race_numbers), list[Candidate]()
+        tokens_left = self.plan.tokens - self.scorer.tokens
+        limit, affordable = len(self._race_numbers), list[Candidate]()
         for candidate in candidates:
-            pairs = row_scores(len(kept) + 1, limit, self.config.hard.first_rows)
+            pairs = row_scores(len(affordable) + 1, limit, self.config.hard.first_rows)
             sample = self.scorer.rows(candidate, "validation")[:32]
-            if pairs * self.scorer.live_tokens(candidate, sample) / len(sample) > left:
+            if pairs * self.scorer.live_tokens(candidate, sample) / len(sample) > tokens_left:
                 break
-            kept.append(candidate)
-        return kept
+            affordable.append(candidate)
+        return affordable
 
     @property
     def _race_numbers(self) -> list[int]:
         order = race_order(self.config.task, self.splits.validation, self.config.seed)
         return order[: self.config.hard.race_rows]
 
-    def _race(self, stage: Stage, candidates: Sequence[Candidate], refused: dict[str, int], number: int) -> None:
+    def _race(self, stage: Stage, candidates: Sequence[Candidate], refusals: dict[str, int], number: int) -> None:
         """Race new candidates with the best so far; the result is a stage's, added up over its rounds."""
         scored = self.book.row_scores
         leaders = [standing.candidate for standing in self.best[:BEAM]]
@@ -326,14 +328,14 @@ class _Search:
         result = StageResult(
             stage=stage,
             proposed=len(candidates) + (earlier.proposed if earlier else 0),
-            refused=dict(Counter(refused) + Counter(earlier.refused if earlier else {})),
+            refused=dict(Counter(refusals) + Counter(earlier.refused if earlier else {})),
             row_scores=self.book.row_scores - scored + (earlier.row_scores if earlier else 0),
             best=self.best[:BEAM],
         )
         self.stages = [*(other for other in self.stages if other.stage != stage), result]
         if stage == "structure" and self.words is None:
-            worded = [c for c in candidates if c.origin == "words" and c.wording.template is None]
-            self.words = worded[-1] if worded else None
+            with_words = [c for c in candidates if c.origin == "words" and c.wording.template is None]
+            self.words = with_words[-1] if with_words else None
 
     def _prune(self, sources: dict[Stage, dict[str, Proposer]]) -> None:
         """Leave out one part of the leader after another while no loss of likelihood can be shown."""
@@ -379,9 +381,12 @@ class _Search:
         numbers = range(len(self.splits.validation))
         scores_JBC, shares_BC = self.book.scores(finalists, numbers), self.book.shares(numbers)
         if self.book.is_scaled:
-            scaled, values_JF = self.final.scaled(finalists)
-            self.scaled = scaled[[candidate.key for candidate in finalists].index(Candidate().key)]
-            finalists, scores_JBC = finalists + scaled, torch.cat([scores_JBC, rescaled(scores_JBC, values_JF)])
+            scaled_candidates, values_JF = self.final.scaled(finalists)
+            self.scaled = scaled_candidates[[candidate.key for candidate in finalists].index(Candidate().key)]
+            finalists, scores_JBC = (
+                finalists + scaled_candidates,
+                torch.cat([scores_JBC, rescaled(scores_JBC, values_JF)]),
+            )
         num_candidates = len(self.racing_controls) + sum(stage.proposed for stage in self.stages)
         return self.final.winner(finalists, scores_JBC, shares_BC, num_candidates)
 
@@ -393,8 +398,8 @@ class _Search:
             controls["the task file, scores scaled"] = self.scaled
         if self.config.hard.text:
             controls["the text of your own"] = self.racing_controls[1]
-        if drawn := self.drawn or drawn_examples(self.scorer, _SHOTS, self.config.seed, self.notice):
-            controls[f"{len(drawn.shots)} examples"] = drawn
+        if examples := self.drawn or drawn_examples(self.scorer, _SHOTS, self.config.seed, self.notice):
+            controls[f"{len(examples.shots)} examples"] = examples
         if self.words:
             controls["chosen label words"] = self.words
         scores: dict[str, Scored] = {}

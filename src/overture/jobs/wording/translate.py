@@ -265,11 +265,11 @@ class _Translator:
             candidates = self._affordable(proposals.candidates, scorer, room)
             race(candidates)
             earlier = results.get(stage, StageResult(stage=stage, proposed=0, row_scores=0, best=[]))
-            refused = Counter(earlier.refused) + Counter(proposals.refused)
+            refusals = Counter(earlier.refused) + Counter(proposals.refused)
             results[stage] = StageResult(
                 stage=stage,
                 proposed=earlier.proposed + len(candidates),
-                refused=dict(+refused),
+                refused=dict(+refusals),
                 row_scores=earlier.row_scores + book.row_scores - scored,
                 best=best()[:_BEAM],
             )
@@ -278,13 +278,13 @@ class _Translator:
 
     def _affordable(self, candidates: Sequence[Candidate], scorer: TextScorer, tokens: float) -> list[Candidate]:
         """The first candidates whose race takes at most so many tokens; those in front of the rows read them anew."""
-        num_rows, spent, affordable = len(scorer.splits["validation"]), 0.0, list[Candidate]()
+        num_rows, num_tokens, affordable = len(scorer.splits["validation"]), 0.0, list[Candidate]()
         for candidate in candidates:
             rows = scorer.rows(candidate, "validation")[: self.config.first_rows]
             # Halving rungs that double their rows cost as much each.
             rungs = 1 + math.log2(max(1.0, num_rows / len(rows))) / 2
-            spent += scorer.live_tokens(candidate, rows) * rungs
-            if spent <= tokens:
+            num_tokens += scorer.live_tokens(candidate, rows) * rungs
+            if num_tokens <= tokens:
                 affordable.append(candidate)
         return affordable
 
@@ -304,25 +304,25 @@ class _Translator:
         # Words that it raises in the rows of one answer, each in front of that answer's label word: examples in short.
         answers_B = scorer.shares["validation"][: len(rows)].argmax(1)
         label_words = [words[0] for words in scorer.task.words.values()]
-        raised: list[list[str]] = []
+        likelier_words: list[list[str]] = []
         for number in range(len(label_words)):
             is_answer = answers_B == number
             if is_answer.any() and not is_answer.all():
                 change_V = change_BV[is_answer].mean(0) - change_BV[~is_answer].mean(0)
                 likelier = [word.word.strip() for word in shifted_words(change_V, model, 24) if word.word[0] == " "]
-                raised.append([f"{word}{label_words[number]}\n" for word in likelier])
-        for examples in islice(zip(*raised, strict=False), _SHORT_EXAMPLES):
+                likelier_words.append([f"{word}{label_words[number]}\n" for word in likelier])
+        for examples in islice(zip(*likelier_words, strict=False), _SHORT_EXAMPLES):
             candidates += [
                 Candidate(text="".join(order), place="before", origin="shift") for order in (examples, examples[::-1])
             ]
-        accepted = []
+        usable = []
         for candidate in candidates:
             try:
                 scorer.rows(candidate, "validation")
             except Refused:
                 continue
-            accepted.append(candidate)
-        return accepted
+            usable.append(candidate)
+        return usable
 
     # -- the end
 
@@ -357,29 +357,29 @@ class _Translator:
             for name, baseline, steps in (("GCG", gcg, _GCG_STEPS), ("PEZ", pez, _PEZ_STEPS)):
                 self._progress(f"baseline {name}")(0, 1)
                 texts[name] = baseline(scorer, length, steps, random)
-        measured = [(what, candidate) for what, candidate in texts.items() if candidate is not None]
+        measured_texts = [(what, candidate) for what, candidate in texts.items() if candidate is not None]
         if self.config.scaled:
-            measured = [(what, self._scaled(candidate, scorer)) for what, candidate in measured]
-            measured[1:1] = [
+            measured_texts = [(what, self._scaled(candidate, scorer)) for what, candidate in measured_texts]
+            measured_texts[1:1] = [
                 ("the words, scores not scaled", winner),
                 ("no words, scores scaled", self._scaled(Candidate(), scorer)),
             ]
-            winner, curve = measured[0][1], [self._scaled(candidate, scorer) for candidate in curve]
+            winner, curve = measured_texts[0][1], [self._scaled(candidate, scorer) for candidate in curve]
 
         def fidelity_of(what: str, candidate: Candidate) -> Fidelity:
             text = scorer.text_of(candidate)
             scores_BC = scorer.scores([candidate], "test", numbers)[0]
             return measure.of(what, text, scores_BC, perplexity(scorer, text.after_ids))
 
-        fidelity = [fidelity_of(what, candidate) for what, candidate in measured]
+        fidelity = [fidelity_of(what, candidate) for what, candidate in measured_texts]
         if not measure.is_gain_shown:
             self.notice(
                 "these rows do not show a gain of the soft prompt itself, so the share that words keep is left out"
             )
-        kept = self._stored(winner, scorer)
+        prompt_folder = self._stored(winner, scorer)
         return TranslateResult(
-            prompt=str(ref_of(kept)),
-            folder=str(kept),
+            prompt=str(ref_of(prompt_folder)),
+            folder=str(prompt_folder),
             translated_from=self.handle.manifest.ref,
             split=split,
             rows={"search": len(scorer.splits["validation"]), "measured": len(rows)},

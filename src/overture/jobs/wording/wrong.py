@@ -29,10 +29,10 @@ def wrong_rows(scorer: TextScorer, rows: Sequence[Row], leader: Candidate, is_sc
     else:
         losses = scorer.losses([leader], "train", numbers)[0].tolist()
         answers, order = [""] * len(rows), sorted(numbers, key=lambda number: -losses[number])
-    wrong = []
+    mistakes = []
     for number in order:
         row, (gold,) = rows[number], gold_of(task, [rows[number]])
         if gold != answers[number]:
             right = gold if isinstance(gold, str) else (task.spec.shot(task, row) or "").strip() or str(gold)
-            wrong.append(WrongRow(" ".join(texts_of(task, row).values()), right, answers[number]))
-    return wrong
+            mistakes.append(WrongRow(" ".join(texts_of(task, row).values()), right, answers[number]))
+    return mistakes
