@@ -18,7 +18,7 @@ import torch
 
 from overture.core.files import store_dir, write_json
 from overture.engine.load import load_backbone
-from overture.jobs.compare.ways import Bench, way_named
+from overture.jobs.compare.ways import Resources, way_named
 from overture.jobs.run.request import TuneConfig
 from overture.store.store import Store
 
@@ -48,7 +48,7 @@ def configuration(name: str, task: str, seed: int, rate: float | None, args: arg
 
 
 def measured(
-    config: dict[str, Any], path: Path, splits: tuple[str, ...], bench: Bench, args: argparse.Namespace
+    config: dict[str, Any], path: Path, splits: tuple[str, ...], resources: Resources, args: argparse.Namespace
 ) -> dict[str, Any]:
     """A cell's result, read where it was measured before with the same configuration."""
     if path.exists():
@@ -63,9 +63,9 @@ def measured(
     assignments += [f"train.lr={config['lr']!r}"] if config["lr"] else []
     way = way_named(config["way"], request, assignments)
     rows = splits_of(config["task"], args.data, config["train_rows"], config["seed"])
-    cell = train_and_score(way, bench, rows, config["seed"], splits)
+    cell = train_and_score(way, resources, rows, config["seed"], splits)
     cell["cpu_seconds_with_validation"] = cell.get("cpu_seconds_with_validation", 0.0) + cell["build_cpu_seconds"]
-    versions = {"torch": torch.__version__, "backbone": bench.backbone.info.weights_sha256}
+    versions = {"torch": torch.__version__, "backbone": resources.backbone.info.weights_sha256}
     result = {"config": config, "threads": args.threads, **cell, "versions": versions}
     write_json(path, result)
     print(path.name, config["lr"], {split: round(result[split]["accuracy"], 4) for split in splits}, flush=True)
@@ -84,19 +84,19 @@ def main() -> None:
     parser.add_argument("--train-rows", type=int, default=256)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    bench = Bench(load_backbone(args.model), Store(store_dir()))
+    resources = Resources(load_backbone(args.model), Store(store_dir()))
     for task in args.task:
         for name in args.way or RATES:
             # The best rate by validation accuracy, then by loss.
             quality: dict[float | None, tuple[float, float]] = {}
             for rate in RATES[name]:
                 path = args.out / f"{name}-{task}-lr{rate:g}.json"
-                trial = measured(configuration(name, task, 0, rate, args), path, ("validation",), bench, args)
+                trial = measured(configuration(name, task, 0, rate, args), path, ("validation",), resources, args)
                 quality[rate] = (trial["validation"]["accuracy"], -trial["validation"]["loss"])
             best = max(quality, key=quality.__getitem__, default=None)
             for seed in range(args.seeds):
                 path = args.out / f"{name}-{task}-seed{seed}.json"
-                measured(configuration(name, task, seed, best, args), path, SCORED, bench, args)
+                measured(configuration(name, task, seed, best, args), path, SCORED, resources, args)
 
 
 if __name__ == "__main__":

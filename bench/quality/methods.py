@@ -17,7 +17,7 @@ import torch
 
 import overture
 from overture.engine.load import load_backbone
-from overture.jobs.compare.ways import Bench
+from overture.jobs.compare.ways import Resources
 from overture.prompt.methods import METHODS
 from overture.store.store import Store
 
@@ -137,11 +137,11 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     args.work.mkdir(parents=True, exist_ok=True)
     plan = tuple(entry for entry in PLAN if not args.method or entry.method in args.method)
-    bench = Bench(load_backbone("smollm2"), Store(args.work / "store"))
+    resources = Resources(load_backbone("smollm2"), Store(args.work / "store"))
     for entry, task, seed in in_time(missing(plan, [args.out, RESULTS / "quality", RESULTS / "methods"]), args.minutes):
         if entry.sources:
             tune_sources(args, task)
-        run_cell(entry.cell(task, seed), bench, args.data, args.threads, args.out / entry.file(task, seed))
+        run_cell(entry.cell(task, seed), resources, args.data, args.threads, args.out / entry.file(task, seed))
 
 
 assert {entry.method for entry in PLAN} | set(ELSEWHERE) == set(METHODS)

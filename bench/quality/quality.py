@@ -17,7 +17,7 @@ import torch
 from overture.core.files import store_dir, write_json
 from overture.core.records.cells import NO_PROMPT
 from overture.engine.load import load_backbone
-from overture.jobs.compare.ways import WAYS, Bench, way_named
+from overture.jobs.compare.ways import WAYS, Resources, way_named
 from overture.jobs.run.request import TuneConfig
 from overture.prompt.methods import METHODS
 from overture.store.store import Store
@@ -65,15 +65,15 @@ class Cell:
         return TuneConfig.model_validate({"task": task, "prompt": prompt | names, "train": train, "shots": 8})
 
 
-def run_cell(cell: Cell, bench: Bench, data: Path, threads: int, path: Path) -> None:
+def run_cell(cell: Cell, resources: Resources, data: Path, threads: int, path: Path) -> None:
     way = way_named(cell.way, cell.request, [f"train.lr={cell.lr!r}"] if cell.lr else [])
-    result = train_and_score(way, bench, splits_of(cell.task, data, cell.train_rows, cell.seed), cell.seed)
+    result = train_and_score(way, resources, splits_of(cell.task, data, cell.train_rows, cell.seed), cell.seed)
     if train := result.pop("train", None):
         result = {"config": {"prompt": way.config.prompt.model_dump(), "train": train}, **result}
     facts = {"way": cell.way, "task": cell.task, "seed": cell.seed, "train_rows": cell.train_rows, "threads": threads}
-    facts |= {"dtype": bench.backbone.info.dtype}
+    facts |= {"dtype": resources.backbone.info.dtype}
     machine = machine_facts()
-    machine["versions"]["backbone"] = bench.backbone.info.weights_sha256
+    machine["versions"]["backbone"] = resources.backbone.info.weights_sha256
     write_json(path, {**facts, **result, **machine})
     print(path.name, {split: result[split]["accuracy"] for split in ("validation", "test")}, flush=True)
 
@@ -94,14 +94,14 @@ def main() -> None:
     parser.add_argument("--train-rows", type=int, default=256)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    bench = Bench(load_backbone("smollm2"), Store(args.store or store_dir()))
+    resources = Resources(load_backbone("smollm2"), Store(args.store or store_dir()))
     settings = {key: getattr(args, key) for key in ("train_rows", "lr", "length", "init", "options", "epochs")}
     for task in args.task:
         for way in args.way:
             for seed in range(1 if way == NO_PROMPT else args.seeds):
                 path = args.out / f"{'-'.join(filter(None, [way, args.tag, task]))}-seed{seed}.json"
                 if not path.exists():
-                    run_cell(Cell(way, task, seed, **settings), bench, args.data, args.threads, path)
+                    run_cell(Cell(way, task, seed, **settings), resources, args.data, args.threads, path)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import torch
 
 from overture.core.files import store_dir
 from overture.engine.load import load_backbone
-from overture.jobs.compare.ways import Bench
+from overture.jobs.compare.ways import Resources
 from overture.store.store import Store
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -47,7 +47,7 @@ def main() -> None:
     parser.add_argument("--train-rows", type=int, default=256)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    bench = Bench(load_backbone("smollm2", dtype=args.dtype), Store(store_dir()))
+    resources = Resources(load_backbone("smollm2", dtype=args.dtype), Store(store_dir()))
     precision = "" if args.dtype == "float32" else f"-{args.dtype}"
     for way in args.way:
         for change in [{}, *CHANGES[way]]:
@@ -59,7 +59,7 @@ def main() -> None:
                 path = args.out / f"{name}-{args.task}{precision}-seed{seed}.json"
                 if not path.exists():
                     cell = Cell(way, args.task, seed, args.train_rows, **change)
-                    run_cell(cell, bench, args.data, args.threads, path)
+                    run_cell(cell, resources, args.data, args.threads, path)
 
 
 if __name__ == "__main__":

@@ -8,20 +8,20 @@ from overture.core.meter import Meter
 from overture.data.row import Row
 from overture.data.task import Task
 from overture.evaluate.scoring import Scored, score
-from overture.jobs.compare.ways import Bench, Way
+from overture.jobs.compare.ways import Resources, Way
 from overture.train.fit import Fit, Validation
 
 SCORED = ("validation", "test")
 
 
 def train_and_score(
-    way: Way, bench: Bench, rows: Mapping[str, Sequence[Row]], seed: int, splits: Sequence[str] = SCORED
+    way: Way, resources: Resources, rows: Mapping[str, Sequence[Row]], seed: int, splits: Sequence[str] = SCORED
 ) -> dict[str, Any]:
     """Train a way at the learning rate of its request, or at its first one, and score it.
 
     Args:
         way: what is trained.
-        bench: the model, and the store of prompts that a way begins with.
+        resources: the model, and the store of prompts that a way begins with.
         rows: by split; validation rows choose the epoch.
         seed: of start and order.
         splits: those that are scored.
@@ -30,7 +30,7 @@ def train_and_score(
         Seconds, sizes and history of the training, and the scores of each split.
     """
     task, meter = way.config.task, Meter()
-    made, building = timed(lambda: way.make(bench, rows, seed))
+    made, building = timed(lambda: way.make(resources, rows, seed))
     cell: dict[str, Any] = {
         "trainable": made.num_trainable,
         "build_seconds": building["seconds"],

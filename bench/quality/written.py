@@ -25,8 +25,8 @@ from overture.data.rows import gold_of
 from overture.engine.load import load_backbone
 from overture.evaluate.over_seeds import difference_over_seeds, resampled
 from overture.evaluate.scoring import score
-from overture.jobs.compare.cells import Lab
-from overture.jobs.compare.ways import WAYS, Bench, Way, way_named
+from overture.jobs.compare.cells import CellContext
+from overture.jobs.compare.ways import WAYS, Resources, Way, way_named
 from overture.jobs.run.early import splits_of
 from overture.jobs.run.request import TuneConfig, resolved
 from overture.store.store import Store
@@ -62,10 +62,10 @@ def _first_alone(row: Encoded) -> Encoded:
     return replace(row, target=replace(row.target, ids=row.target.ids[:1]))
 
 
-def run_cell(lab: Lab, way: Way, size: int, seed: int) -> dict[str, Any]:
+def run_cell(context: CellContext, way: Way, size: int, seed: int) -> dict[str, Any]:
     """One way, trained on a seed's rows and scored on the test rows."""
-    rows = lab.rows(size, seed)
-    made, building = timed(lambda: way.make(lab.bench, rows, seed))
+    rows = context.rows(size, seed)
+    made, building = timed(lambda: way.make(context.resources, rows, seed))
     trainee = made.trainee
     assert trainee is not None, "a way that is trained"
     train, validation = list(made.rows["train"]), list(made.rows["validation"])
@@ -85,7 +85,7 @@ def run_cell(lab: Lab, way: Way, size: int, seed: int) -> dict[str, Any]:
     fitted, training = timed(lambda: Fit(trainee, train, validate, config, seed).run())
     losses = {"training": mean_losses(trainee, train), "validation": mean_losses(trainee, validation)}
     scorer: Scorer = made.served()
-    scored, scoring = timed(lambda: score(scorer, made.rows["test"], lab.task, gold_of(lab.task, rows["test"])))
+    scored, scoring = timed(lambda: score(scorer, made.rows["test"], context.task, gold_of(context.task, rows["test"])))
     return {
         "lr": way.rates[0],
         "settings": way.settings,
@@ -101,7 +101,7 @@ def run_cell(lab: Lab, way: Way, size: int, seed: int) -> dict[str, Any]:
             "training": training["cpu_seconds"],
             "scoring": scoring["cpu_seconds"],
         },
-        "test": {name: value.model_dump() for name, value in scored.metrics(lab.task).items()},
+        "test": {name: value.model_dump() for name, value in scored.metrics(context.task).items()},
         "predicted": [str(answer) for answer in scored.predicted],
     }
 
@@ -125,8 +125,8 @@ def main() -> None:
     data = {f"data.{split}": str((args.data / args.task / f"{split}.jsonl").resolve()) for split in splits}
     data |= {"data.validation_rows": args.validation_rows, "data.test_rows": args.test_rows}
     request = resolved(TuneConfig, TASKS / f"{args.task}.yaml", data)
-    bench = Bench(load_backbone(request.task.backbone, dtype=args.dtype), Store(store_dir()))
-    lab = Lab(bench, request.task, splits_of(request.task), MIN_STEPS, ())
+    resources = Resources(load_backbone(request.task.backbone, dtype=args.dtype), Store(store_dir()))
+    context = CellContext(resources, request.task, splits_of(request.task), MIN_STEPS, ())
     plan = [(seed, name) for seed in range(args.seeds) for name in args.way]
     for seed, name in in_time(plan, args.minutes):
         tag = "-".join(filter(None, [name.replace(":", "-"), args.tag, args.task, str(args.size), f"seed{seed}"]))
@@ -136,13 +136,13 @@ def main() -> None:
         facts = {"way": name, "tag": args.tag, "task": args.task, "size": args.size, "seed": seed, "dtype": args.dtype}
         facts["given"] = args.set
         facts |= {"rows": {"validation": args.validation_rows, "test": args.test_rows}, **start_facts()}
-        cell = run_cell(lab, way_named(name, request, args.set), args.size, seed)
+        cell = run_cell(context, way_named(name, request, args.set), args.size, seed)
         write_json(path, {**facts, **cell, **machine_facts()})
         best = cell["history"][cell["best_epoch"]]
         print(
             path.name, f"validation loss {best['validation_loss']:.3f}", cell["test"][request.task.metric], flush=True
         )
-    print_differences(args, request.task.metric, gold_of(request.task, lab.splits.test))
+    print_differences(args, request.task.metric, gold_of(request.task, context.splits.test))
 
 
 def print_differences(args: argparse.Namespace, metric: str, gold: Sequence[Hashable]) -> None:

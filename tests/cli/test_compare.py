@@ -19,11 +19,11 @@ from overture.data.splits import load_splits
 from overture.engine.load import load_backbone
 from overture.jobs.compare import compare as study
 from overture.jobs.compare import ledger
-from overture.jobs.compare.cells import Lab
+from overture.jobs.compare.cells import CellContext
 from overture.jobs.compare.compare import compare
 from overture.jobs.compare.energy import EnergyMeter
 from overture.jobs.compare.options import CompareConfig
-from overture.jobs.compare.ways import WAYS, Bench
+from overture.jobs.compare.ways import WAYS, Resources
 from overture.jobs.run.request import tune_config
 from overture.store.store import Store
 
@@ -82,8 +82,8 @@ def test_compare_resume_and_one_cell(task, drawn, overture, monkeypatch) -> None
 def test_same_rows_for_all_ways_and_nested(task, tiny) -> None:
     config = tune_config(task)
     splits = load_splits(config.task)
-    lab = Lab(
-        Bench(load_backbone(str(tiny)), Store(Path("store"))),
+    context = CellContext(
+        Resources(load_backbone(str(tiny)), Store(Path("store"))),
         config.task,
         splits,
         1,
@@ -94,12 +94,12 @@ def test_same_rows_for_all_ways_and_nested(task, tiny) -> None:
     def lines(found: list[Row]) -> list[int]:
         return [row.line for row in found]
 
-    small, large = lab.rows(4, 0), lab.rows(8, 0)
+    small, large = context.rows(4, 0), context.rows(8, 0)
     assert lines(large["train"])[:4] == lines(small["train"])
     assert lines(large["validation"])[:4] == lines(small["validation"])
     assert [len(large[name]) for name in ("train", "validation", "test")] == [8, 6, 8]
-    assert {row.fields["label"] for row in lab.rows(2, 3)["train"]} == {"good", "bad"}
-    assert lines(lab.rows(8, 1)["train"]) != lines(large["train"])
+    assert {row.fields["label"] for row in context.rows(2, 3)["train"]} == {"good", "bad"}
+    assert lines(context.rows(8, 1)["train"]) != lines(large["train"])
 
 
 @pytest.mark.parametrize(
@@ -143,11 +143,11 @@ def test_settings_of_one_way(task, overture) -> None:
 def test_stop_and_go_on(task, overture, monkeypatch) -> None:
     run, calls = study.measured, []
 
-    def stopping(lab, way, key, rate):
+    def stopping(context, way, key, rate):
         calls.append(key)
         if len(calls) == 3:
             raise Stopped
-        return run(lab, way, key, rate)
+        return run(context, way, key, rate)
 
     with monkeypatch.context() as patch:
         patch.setattr(study, "measured", stopping)
@@ -230,8 +230,8 @@ def test_ray_that_is_missing_is_told_before_anything_runs(task, overture, monkey
 def test_diverged_seed_is_told(task, overture, monkeypatch) -> None:
     run = study.measured
 
-    def diverging(lab, way, key, rate):
-        cell = run(lab, way, key, rate)
+    def diverging(context, way, key, rate):
+        cell = run(context, way, key, rate)
         if key != Key(way="prefix-after", size=4, seed=1):
             return cell
         values = {name: value for name, value in cell if name in DivergedCell.model_fields}
@@ -247,7 +247,7 @@ def test_diverged_seed_is_told(task, overture, monkeypatch) -> None:
 def test_a_way_that_fails_does_not_stop_the_others(task, overture, monkeypatch) -> None:
     run, asked, tensors = study.measured, [], []
 
-    def failing(lab, way, key, rate):
+    def failing(context, way, key, rate):
         asked.append(str(key))
         assert all(tensor() is None for tensor in tensors), "a cell that failed stays in memory"
         if way.name == "vectors-before" and key.size == 8:
@@ -257,7 +257,7 @@ def test_a_way_that_fails_does_not_stop_the_others(task, overture, monkeypatch) 
                 raise torch.OutOfMemoryError("full")
             except torch.OutOfMemoryError as error:
                 raise BackboneError("the model said no", where="/secret/place") from error
-        return run(lab, way, key, rate)
+        return run(context, way, key, rate)
 
     words = ["compare", task, "--way", "vectors-before", *WORDS, *FEW]
     with monkeypatch.context() as patch:

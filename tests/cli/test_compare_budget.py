@@ -11,7 +11,7 @@ from comparisons import FEW, SMALLEST, cells
 from overture.core.errors import Stopped
 from overture.core.records.cells import Key, Trial
 from overture.jobs.compare import compare as study
-from overture.jobs.compare.cells import Lab
+from overture.jobs.compare.cells import CellContext
 from overture.jobs.compare.forecast import Forecast
 from overture.jobs.compare.rates import next_rate
 from overture.jobs.compare.ways import way_named
@@ -86,11 +86,11 @@ def test_choosing_a_rate_goes_on_where_it_was_stopped(task, overture, monkeypatc
     words = ["compare", task, *SMALLEST]
     tried = []
 
-    def counted(lab: Lab, way: Any, key: Key, rate: float) -> Any:
+    def counted(context: CellContext, way: Any, key: Key, rate: float) -> Any:
         if len(tried) == 2:
             raise Stopped
         tried.append(rate)
-        return trial(lab, way, key, rate)
+        return trial(context, way, key, rate)
 
     trial = study.trial
     monkeypatch.setattr(study, "trial", counted)

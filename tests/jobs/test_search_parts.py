@@ -15,7 +15,7 @@ from overture.jobs.search import elsewhere
 from overture.jobs.search.elsewhere import TrainerElsewhere
 from overture.jobs.search.halving import is_rung, next_decision
 from overture.jobs.search.options import SearchRequest
-from overture.jobs.search.remote import RATE, TRAIN, Fits, PartsRequest, SearchBench, TrainJob
+from overture.jobs.search.remote import RATE, TRAIN, Fits, PartsRequest, SearchRunner, TrainJob
 from overture.jobs.search.search import resume_search, search
 from overture.store.store import Store
 from tiny_task import write_tiny_task
@@ -35,10 +35,10 @@ SPACE = {
 
 
 class FakeWorkers:
-    """Workers in this process, each with a bench of its own; jobs and results are JSON, as they travel.
+    """Workers in this process, each with a runner of its own; jobs and results are JSON, as they travel.
 
     Args:
-        request: what the benches open.
+        request: what the runners open.
         store: of prompts.
         num: how many.
         lost: jobs after whose training the worker is lost, so that another one does them again.
@@ -48,21 +48,21 @@ class FakeWorkers:
     def __init__(
         self, request: PartsRequest, store: Store, num: int, lost: Iterable[int] = (), most: int = 10**6
     ) -> None:
-        self.benches = [SearchBench(request, store) for _ in range(num)]
+        self.runners = [SearchRunner(request, store) for _ in range(num)]
         self.lost, self.most, self.jobs = set(lost), most, list[TrainJob]()
 
     def map(self, jobs: Iterable[Any], on_event: Any) -> Iterator[Done[Any, Any]]:
         for number, job in enumerate(jobs):
-            bench = self.benches[number % len(self.benches)]
+            runner = self.runners[number % len(self.runners)]
             if not isinstance(job, TrainJob):
-                yield Done(job, 0.0, FoundRate.model_validate_json(bench.run(RATE, job.model_dump_json(), on_event)))
+                yield Done(job, 0.0, FoundRate.model_validate_json(runner.run(RATE, job.model_dump_json(), on_event)))
                 continue
             if len(self.jobs) >= self.most:
                 raise Stopped
             self.jobs.append(job)
             if len(self.jobs) in self.lost:
-                bench.run(TRAIN, job.model_dump_json(), on_event)
-            yield Done(job, 0.0, Fits.model_validate_json(bench.run(TRAIN, job.model_dump_json(), on_event)))
+                runner.run(TRAIN, job.model_dump_json(), on_event)
+            yield Done(job, 0.0, Fits.model_validate_json(runner.run(TRAIN, job.model_dump_json(), on_event)))
 
 
 @pytest.fixture(scope="module")
@@ -95,8 +95,8 @@ def on_workers(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         return sittings
 
     yield use
-    for bench in [bench for sitting in sittings for bench in sitting.benches]:
-        bench.scratch.cleanup()
+    for runner in [runner for sitting in sittings for runner in sitting.runners]:
+        runner.scratch.cleanup()
 
 
 def choices(result: SearchResult | StoppedRun) -> tuple[Any, ...]:

@@ -47,7 +47,7 @@ from overture.engine.prompted import PromptedModel
 from overture.evaluate.scoring import Scored, mean_loss, predict, score
 from overture.jobs.compare.ledger import CostMeter
 from overture.jobs.compare.options import CompareConfig
-from overture.jobs.compare.ways import Bench, BuiltWay, Way
+from overture.jobs.compare.ways import BuiltWay, Resources, Way
 from overture.jobs.run.early import splits_of
 from overture.jobs.run.work import averaging_of
 from overture.store.store import Store
@@ -64,11 +64,11 @@ class CellJob(Record):
 
 
 @dataclass(slots=True)
-class Lab:
+class CellContext:
     """Everything that all cells of a comparison share.
 
     Args:
-        bench: model and store.
+        resources: model and store.
         task: the task.
         splits: all rows.
         min_steps: optimiser steps that every training takes at least.
@@ -78,7 +78,7 @@ class Lab:
         max_validation: validation rows of a cell at most.
     """
 
-    bench: Bench
+    resources: Resources
     task: Task
     splits: Splits
     min_steps: int
@@ -90,7 +90,7 @@ class Lab:
     _before: dict[bool, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.digest = weights_digest(self.bench.backbone.model)
+        self.digest = weights_digest(self.resources.backbone.model)
 
     def rows(self, size: int, seed: int) -> dict[str, list[Row]]:
         """A cell's rows by split; without training rows the first ones stand in, unused."""
@@ -112,23 +112,23 @@ class Lab:
 
     def perplexity(self, scorer: Scorer, with_bos: bool) -> float:
         """Perplexity of the unrelated texts: three quarters of each, given its first quarter."""
-        rows = unrelated_rows(self.bench.backbone, self.passages, with_bos)
+        rows = unrelated_rows(self.resources.backbone, self.passages, with_bos)
         return math.exp(min(mean_loss(scorer, rows), 700.0))
 
     def perplexity_before(self, with_bos: bool) -> float:
         """Perplexity of the unrelated texts by the model alone."""
         if with_bos not in self._before:
-            self._before[with_bos] = self.perplexity(PromptedModel(self.bench.backbone), with_bos)
+            self._before[with_bos] = self.perplexity(PromptedModel(self.resources.backbone), with_bos)
         return self._before[with_bos]
 
 
-def lab_of(
+def context_of(
     config: CompareConfig,
     store: Store,
     listener: Listener,
     is_stop_asked: Callable[[], bool],
     backbone: Backbone | None,
-) -> Lab:
+) -> CellContext:
     """Rows and model of a comparison.
 
     Args:
@@ -165,8 +165,8 @@ def lab_of(
         notify=notify,
     )
     cache_bytes = None if tune.cache_gb is None else int(tune.cache_gb * 1e9)
-    bench = Bench(backbone, store, cache_bytes, notify)
-    return Lab(bench, tune.task, splits, config.min_steps, passages, listener, is_stop_asked)
+    resources = Resources(backbone, store, cache_bytes, notify)
+    return CellContext(resources, tune.task, splits, config.min_steps, passages, listener, is_stop_asked)
 
 
 def ordered(task: Task, rows: Sequence[Row], seed: int, split: str) -> list[Row]:
@@ -231,11 +231,11 @@ def unrelated_rows(backbone: Backbone, passages: Sequence[str], with_bos: bool) 
     return rows
 
 
-def trial(lab: Lab, way: Way, key: Key, rate: float | None) -> Trial:
+def trial(context: CellContext, way: Way, key: Key, rate: float | None) -> Trial:
     """Train with one learning rate and score validation rows alone."""
     assert rate is not None
-    meter = CostMeter(lab.bench.backbone.device.type)
-    _, fit = _trained(lab, way, key, rate, meter, f"{key.title}, lr {rate:g}")
+    meter = CostMeter(context.resources.backbone.device.type)
+    _, fit = _trained(context, way, key, rate, meter, f"{key.title}, lr {rate:g}")
     assert fit is not None
     best = fit.progress.history[fit.progress.best_epoch] if fit.best else None
     return Trial(
@@ -247,16 +247,16 @@ def trial(lab: Lab, way: Way, key: Key, rate: float | None) -> Trial:
     )
 
 
-def measured(lab: Lab, way: Way, key: Key, rate: float | None) -> Cell:
+def measured(context: CellContext, way: Way, key: Key, rate: float | None) -> Cell:
     """Train a way on a cell's rows, score it, and measure what it costs.
 
     Raises:
         Stopped: the user asked to stop; a cell that is not done is not kept.
         UserError: the way does not fit the model or the task.
     """
-    meter = CostMeter(lab.bench.backbone.device.type)
-    built_way, fit = _trained(lab, way, key, rate, meter, key.title)
-    num_rows = {name: len(rows) for name, rows in lab.rows(key.size, key.seed).items()}
+    meter = CostMeter(context.resources.backbone.device.type)
+    built_way, fit = _trained(context, way, key, rate, meter, key.title)
+    num_rows = {name: len(rows) for name, rows in context.rows(key.size, key.seed).items()}
     facts: dict[str, Any] = {
         **dict(key),
         "status": fit.status if fit else "finished",
@@ -275,44 +275,44 @@ def measured(lab: Lab, way: Way, key: Key, rate: float | None) -> Cell:
 
     model = built_way.served()
     with meter.counting(built_way.backbone):
-        scored = _scored(lab, model, built_way, meter, key.title)
+        scored = _scored(context, model, built_way, meter, key.title)
     kind = TrainedCell if fit else BuiltCell
     return kind(
         **facts,
-        metrics={"test": scored.metrics(lab.task)},
+        metrics={"test": scored.metrics(context.task)},
         predicted=scored.predicted,
         confidences=tuple(round(value, 4) for value in scored.confidence) or None,
         stored_bytes=built_way.stored_bytes(),
-        notices=tuple(lab.without_folders(text) for text in dict.fromkeys(built_way.notices)),
+        notices=tuple(context.without_folders(text) for text in dict.fromkeys(built_way.notices)),
         ledger=meter.ledger(),
-        base=_model_state(lab, built_way, model),
+        base=_model_state(context, built_way, model),
     )
 
 
 def _trained(
-    lab: Lab, way: Way, key: Key, rate: float | None, meter: CostMeter, who: str
+    context: CellContext, way: Way, key: Key, rate: float | None, meter: CostMeter, who: str
 ) -> tuple[BuiltWay, FitResult | None]:
-    rows = lab.rows(key.size, key.seed)
-    with meter.on("building"), meter.counting(lab.bench.backbone):
-        built_way = way.make(lab.bench, rows, key.seed)
+    rows = context.rows(key.size, key.seed)
+    with meter.on("building"), meter.counting(context.resources.backbone):
+        built_way = way.make(context.resources, rows, key.seed)
     if built_way.trainee is None:
         return built_way, None
     with meter.counting(built_way.backbone):
         with meter.on("reading"):
             built_way.warm(built_way.rows["train"])
             built_way.warm(built_way.rows["validation"])
-        config = way.config.train.with_steps(len(rows["train"]), lab.min_steps).model_copy(update={"lr": rate})
-        answers = gold_of(lab.task, rows["validation"])
+        config = way.config.train.with_steps(len(rows["train"]), context.min_steps).model_copy(update={"lr": rate})
+        answers = gold_of(context.task, rows["validation"])
 
         def validated() -> Validation:
             with meter.on("validation"):
-                scored = score(built_way.model, built_way.rows["validation"], lab.task, answers, config.max_tokens)
-                return Validation(scored.value(lab.task), scored.loss)
+                scored = score(built_way.model, built_way.rows["validation"], context.task, answers, config.max_tokens)
+                return Validation(scored.value(context.task), scored.loss)
 
         def listen(event: Event) -> None:
             # Dozens of short epochs a cell: their lines would bury everything else.
             if not isinstance(event, EpochEvent):
-                lab.listener(event)
+                context.listener(event)
 
         with built_way.backbone.checkpointing(config.gradient_checkpointing), meter.on("training"):
             fit = Fit(
@@ -322,7 +322,7 @@ def _trained(
                 config,
                 key.seed,
                 events=listen,
-                is_stop_asked=lab.is_stop_asked,
+                is_stop_asked=context.is_stop_asked,
                 who=who,
                 averaging=averaging_of(built_way.trainee),
             ).run()
@@ -343,32 +343,32 @@ class _Serving:
             return self._scorer.ask(rows, question)
 
 
-def _scored(lab: Lab, model: Scorer, built_way: BuiltWay, meter: CostMeter, who: str) -> Scored:
+def _scored(context: CellContext, model: Scorer, built_way: BuiltWay, meter: CostMeter, who: str) -> Scored:
     """Predictions for the test rows, as requests would be served: in batches, with nothing kept."""
 
     def progress(done: int, total: int) -> None:
-        lab.listener(ProgressEvent(what=f"{who}: scoring test rows", done=done, total=total))
-        if lab.is_stop_asked():
+        context.listener(ProgressEvent(what=f"{who}: scoring test rows", done=done, total=total))
+        if context.is_stop_asked():
             raise Stopped
 
     with meter.on("serving"):
         # Work that a way does for every request, such as finding the nearest examples, is a part of serving it.
         rows = built_way.rows["test"]
-    task, gold = built_way.task or lab.task, gold_of(lab.task, lab.splits.test)
+    task, gold = built_way.task or context.task, gold_of(context.task, context.splits.test)
     predict(model, rows[:4], task)
     with meter.on("scoring"):
         return score(_Serving(model, meter), rows, task, gold, progress=progress)
 
 
-def _model_state(lab: Lab, built_way: BuiltWay, model: Scorer) -> ModelState:
+def _model_state(context: CellContext, built_way: BuiltWay, model: Scorer) -> ModelState:
     """The frozen model afterwards: its weights, the weights that the way has beside them, and unrelated texts."""
-    backbone = lab.bench.backbone
+    backbone = context.resources.backbone
     frozen = {value.data_ptr() for value in backbone.model.parameters()}
     way_values = list(built_way.backbone.model.parameters())
     own_values = [value for value in way_values if value.data_ptr() not in frozen]
-    before, after = _perplexities(lab, built_way, model)
+    before, after = _perplexities(context, built_way, model)
     return ModelState(
-        is_intact=weights_digest(backbone.model) == lab.digest,
+        is_intact=weights_digest(backbone.model) == context.digest,
         is_shared=frozen <= {value.data_ptr() for value in way_values},
         own_bytes=sum(value.numel() * value.element_size() for value in own_values),
         perplexity_before=before,
@@ -376,16 +376,16 @@ def _model_state(lab: Lab, built_way: BuiltWay, model: Scorer) -> ModelState:
     )
 
 
-def _perplexities(lab: Lab, built_way: BuiltWay, model: Scorer) -> tuple[float | None, float | None]:
+def _perplexities(context: CellContext, built_way: BuiltWay, model: Scorer) -> tuple[float | None, float | None]:
     """Perplexity of unrelated texts by the model alone and under the way; None of a model that writes no text."""
-    backbone = lab.bench.backbone
+    backbone = context.resources.backbone
     first = built_way.rows["test"][0]
     if not isinstance(model, PromptedModel) or backbone.family.kind != "decoder" or first.slots:
         return None, None
     bos = tuple(backbone.text.tokenizer.bos_ids)
     with_bos = bool(bos) and (*first.input_elements, *first.anchor_elements)[: len(bos)] == bos
     try:
-        after = lab.perplexity(model, with_bos)
+        after = context.perplexity(model, with_bos)
     except OvertureError:
         return None, None
-    return lab.perplexity_before(with_bos), after
+    return context.perplexity_before(with_bos), after

@@ -50,7 +50,7 @@ from overture.core.versions import versions
 from overture.data.task import portable
 from overture.engine.backbone import Backbone
 from overture.jobs.compare.budget import SmallestComparison, Speed, check_smallest, chosen_plan
-from overture.jobs.compare.cells import CellJob, Lab, lab_of, measured, trial
+from overture.jobs.compare.cells import CellContext, CellJob, context_of, measured, trial
 from overture.jobs.compare.folder import CellFolder, PlanRequest, constant, keys_of
 from overture.jobs.compare.forecast import Forecast
 from overture.jobs.compare.options import CompareConfig
@@ -118,15 +118,15 @@ def compare(
         if rate := config.tune.train.lr:
             fix = f"--set-way WAY:train.lr={rate:g} sets that of one way"
             tell(NoticeEvent(text=f"train.lr {rate:g} is not used, since each way has a rate of its own: {fix}"))
-        lab = lab_of(config, store, tell, is_stop_asked, backbone)
+        context = context_of(config, store, tell, is_stop_asked, backbone)
         fitting: tuple[str, ...] = ()
         if not config.ways:
-            fitting = _fitting_ways(config, lab)
-            prompt = with_slots(fitting_place(config.tune, lab.bench.backbone)).prompt
+            fitting = _fitting_ways(config, context)
+            prompt = with_slots(fitting_place(config.tune, context.resources.backbone)).prompt
             config = config.model_copy(update={"ways": (*fitting, f"{prompt.method}-{prompt.place}")})
         ways = _ways(config, store, only)
-        workers = stack.enter_context(_workers(where, config, ways, lab)) if where.on else None
-        comparison = _Comparison(config, folder, ways, lab, fitting, workers)
+        workers = stack.enter_context(_workers(where, config, ways, context)) if where.on else None
+        comparison = _Comparison(config, folder, ways, context, fitting, workers)
         try:
             plan = comparison.run_one(only) if only else comparison.run_all()
         except Stopped:
@@ -136,38 +136,40 @@ def compare(
         return result
 
 
-def _workers(where: Where, config: CompareConfig, ways: Sequence[Way], lab: Lab) -> AbstractContextManager["Workers"]:
+def _workers(
+    where: Where, config: CompareConfig, ways: Sequence[Way], context: CellContext
+) -> AbstractContextManager["Workers"]:
     """Workers with the same rows, model and ways."""
     from overture.jobs.compare.remote import CellsRequest, facts_of
     from overture.jobs.run.on_ray import workers_on
 
     request = CellsRequest(config=config, ways=tuple(way.name for way in ways))
-    module, has_gpu = "overture.jobs.compare.remote", lab.bench.backbone.device.type == "cuda"
-    return workers_on(where, module, request, lab.bench.store, facts_of(lab), has_gpu, lab.listener)
+    module, has_gpu = "overture.jobs.compare.remote", context.resources.backbone.device.type == "cuda"
+    return workers_on(where, module, request, context.resources.store, facts_of(context), has_gpu, context.listener)
 
 
 def _ways(config: CompareConfig, store: Store, only: Key | None) -> list[Way]:
     return [with_versions(way, store) for way in ways_of(config, only.way if only else "")]
 
 
-def _fitting_ways(config: CompareConfig, lab: Lab) -> tuple[str, ...]:
+def _fitting_ways(config: CompareConfig, context: CellContext) -> tuple[str, ...]:
     """The usual ways that fit model and task: beside these a prompt shows whether it is worth tuning."""
     fitting: list[str] = []
     for name in _USUAL:
         if name == "head" and "linear" in fitting:
             continue
         try:
-            _built(way_named(name, config.tune, config.settings.get(name, ())), config, lab)
+            _built(way_named(name, config.tune, config.settings.get(name, ())), config, context)
         except UserError as error:
-            lab.listener(NoticeEvent(text=f"{name} is left out: {error.what}"))
+            context.listener(NoticeEvent(text=f"{name} is left out: {error.what}"))
         else:
             fitting.append(name)
     return tuple(fitting)
 
 
-def _built(way: Way, config: CompareConfig, lab: Lab) -> None:
+def _built(way: Way, config: CompareConfig, context: CellContext) -> None:
     """Build a way once for few rows; rows are encoded when they are asked for, so too long ones are found as well."""
-    built_way = way.make(lab.bench, lab.rows(config.sizes[0], config.tune.seed), config.tune.seed)
+    built_way = way.make(context.resources, context.rows(config.sizes[0], config.tune.seed), config.tune.seed)
     assert built_way.rows["test"]
 
 
@@ -178,7 +180,7 @@ class _Comparison:
         config: the request.
         folder: where cells are kept.
         ways: those that are compared.
-        lab: the rows, the model and the task.
+        context: the rows, the model and the task.
         fitting: names of ways that are known to fit the model.
         workers: run the cells; this process when None.
     """
@@ -188,12 +190,12 @@ class _Comparison:
         config: CompareConfig,
         folder: Path,
         ways: Sequence[Way],
-        lab: Lab,
+        context: CellContext,
         fitting: Sequence[str] = (),
         workers: "Workers | None" = None,
     ) -> None:
-        self.config, self.ways, self.lab, self.fitting = config, ways, lab, fitting
-        self.folder = CellFolder(folder, lab)
+        self.config, self.ways, self.context, self.fitting = config, ways, context, fitting
+        self.folder = CellFolder(folder, context)
         self.seeds = range(config.tune.seed, config.tune.seed + config.seeds)
         self.failed: list[FailedCell] = []
         self._by_name = {way.name: way for way in ways}
@@ -201,21 +203,22 @@ class _Comparison:
         self._has_workers = workers is not None
         if workers is None:
             self._cells = LocalExecutor(
-                lambda job, on_event: measured(lab, self._by_name[job.key.way], job.key, job.lr), lab.is_stop_asked
+                lambda job, on_event: measured(context, self._by_name[job.key.way], job.key, job.lr),
+                context.is_stop_asked,
             )
             trials: Executor[CellJob, Trial] = LocalExecutor(
-                lambda job, on_event: trial(lab, self._by_name[job.key.way], job.key, job.lr), lab.is_stop_asked
+                lambda job, on_event: trial(context, self._by_name[job.key.way], job.key, job.lr), context.is_stop_asked
             )
         else:
             from overture.jobs.compare.remote import CELL, TRIAL
             from overture.jobs.run.on_ray import RayExecutor
 
-            self._cells = RayExecutor(workers, CELL, CELLS, lab.is_stop_asked)
-            trials = RayExecutor(workers, TRIAL, TypeAdapter(Trial), lab.is_stop_asked)
+            self._cells = RayExecutor(workers, CELL, CELLS, context.is_stop_asked)
+            trials = RayExecutor(workers, TRIAL, TypeAdapter(Trial), context.is_stop_asked)
         self._rates = Rates(ways, self.folder, trials, self._listener, self.seeds)
         self._first_error: OvertureError | None = None
         self._started = time.monotonic()
-        self._forecast = Forecast(ways, self.folder, lab, self.seeds)
+        self._forecast = Forecast(ways, self.folder, context, self.seeds)
         self._is_forecast = False
 
     # -- running
@@ -228,7 +231,7 @@ class _Comparison:
         """
         way = self._by_name[only.way]
         key = only if way.needs_rows else constant(way)
-        if key.size > len(self.lab.splits.train) or (way.needs_rows and key.size < 2):
+        if key.size > len(self.context.splits.train) or (way.needs_rows and key.size < 2):
             raise ConfigError("no such number of training rows", where="--cell", got=str(only))
         plan = self._kept_plan() or self._whole_plan()
         if key not in self._keys(plan):
@@ -255,7 +258,7 @@ class _Comparison:
         self._rates.notify_untuned(plan)
         self._notify_lengthened(plan)
         if steps := self._forecast.steps(plan):
-            self.lab.listener(PlanEvent(steps=steps))
+            self.context.listener(PlanEvent(steps=steps))
 
         seconds_of_last = 0.0
         for number, seed in enumerate(self._seeds(plan)):
@@ -301,7 +304,7 @@ class _Comparison:
         self.folder.keep(self._by_name[cell.way], cell)
         metric = self.config.tune.task.metric
         value = None if isinstance(cell, DivergedCell) else cell.metrics["test"][metric].value
-        self.lab.listener(CellEvent(what=cell.key.title, metric=metric, value=value, seconds=seconds))
+        self.context.listener(CellEvent(what=cell.key.title, metric=metric, value=value, seconds=seconds))
         self._show_progress(plan)
         if not self._is_forecast and self._by_name[cell.way].rates and not isinstance(cell, DivergedCell):
             self._is_forecast = True
@@ -316,15 +319,15 @@ class _Comparison:
 
     def _show_progress(self, plan: Plan) -> None:
         num_done, total = self._num_done(plan), len(self._keys(plan))
-        self.lab.listener(ProgressEvent(what="cells", done=num_done, total=total))
+        self.context.listener(ProgressEvent(what="cells", done=num_done, total=total))
 
     def _notify(self, text: str) -> None:
-        self.lab.listener(NoticeEvent(text=text))
+        self.context.listener(NoticeEvent(text=text))
 
     def _listener(self, event: Event) -> None:
         """Hand on events of cells; of several workers no steps, which would jump to and fro in one bar."""
         if not (self._has_workers and isinstance(event, ProgressEvent | StepEvent)):
-            self.lab.listener(event)
+            self.context.listener(event)
 
     def _notify_lengthened(self, plan: Plan) -> None:
         """Notify that trainings have more epochs than were asked for, so that they have the least number of steps."""
@@ -349,7 +352,7 @@ class _Comparison:
 
     def _plan_within(self, minutes: float) -> Plan:
         """The most that fits into a time, by a tiny cell of each way; refused as soon as it cannot be enough."""
-        size, num_test = self.config.sizes[0], len(self.lab.splits.test)
+        size, num_test = self.config.sizes[0], len(self.context.splits.test)
         smallest = SmallestComparison(size, len(self.ways), num_test)
         speeds: dict[str, Speed] = {}
         without_scoring: dict[str, float] = {}
@@ -378,7 +381,7 @@ class _Comparison:
     def _check_fit(self, way: Way) -> None:
         """Build a way once, so that one that does not fit is refused before hours are spent."""
         try:
-            _built(way, self.config, self.lab)
+            _built(way, self.config, self.context)
         except UserError as error:
             where = f"--way {way.name}" + (f": {error.where}" if error.where else "")
             raise type(error)(
@@ -420,7 +423,7 @@ class _Comparison:
 
     def summary(self, plan: Plan, command: str) -> Summary:
         """The summary of the plan's cells; some may be missing after a failure, or after one was run alone."""
-        config, info = self.config, self.lab.bench.backbone.info
+        config, info = self.config, self.context.resources.backbone.info
         model = Path(info.id).name if Path(info.id).is_absolute() else info.id
         request = Request(
             **config.model_dump(mode="json", exclude={"tune", "unrelated"}),
@@ -431,10 +434,10 @@ class _Comparison:
         )
         facts = Facts(
             backbone=ModelFacts(id=model, parameters=info.num_parameters, dtype=info.dtype),
-            device=self.lab.bench.backbone.device.type,
+            device=self.context.resources.backbone.device.type,
             versions=versions(),
             data=self.folder.data,
-            passages=len(self.lab.passages),
+            passages=len(self.context.passages),
         )
         cells = self.folder.cells(self._keys(plan))
         has_scores = any(not isinstance(cell, DivergedCell) for cell in cells)

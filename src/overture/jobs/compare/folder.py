@@ -26,7 +26,7 @@ from overture.data.task import portable
 from overture.evaluate.source import predicts_words
 from overture.evaluate.wrong import shortened
 from overture.jobs.compare.budget import Speed
-from overture.jobs.compare.cells import Lab
+from overture.jobs.compare.cells import CellContext
 from overture.jobs.compare.ways import Way
 from overture.jobs.verdict.files import CellFiles
 from overture.prompt.build import label_rate_of
@@ -58,13 +58,13 @@ class CellFolder:
 
     Args:
         folder: where the files are.
-        lab: the rows, model and task that its cells must belong to.
+        context: the rows, model and task that its cells must belong to.
     """
 
-    def __init__(self, folder: Path, lab: Lab) -> None:
-        self.folder, self.lab, self.files = folder, lab, CellFiles(folder)
-        self.data = _digest({name: getattr(lab.splits, name) for name in ("train", "validation", "test")})
-        self._labels = Encoder(lab.task, lab.bench.backbone.text.tokenizer).candidates
+    def __init__(self, folder: Path, context: CellContext) -> None:
+        self.folder, self.context, self.files = folder, context, CellFiles(folder)
+        self.data = _digest({name: getattr(context.splits, name) for name in ("train", "validation", "test")})
+        self._labels = Encoder(context.task, context.resources.backbone.text.tokenizer).candidates
         self._row_digests: dict[tuple[int, int], str] = {}
 
     # -- cells
@@ -76,10 +76,10 @@ class CellFolder:
     def keep(self, way: Way, cell: Cell) -> None:
         """Write a cell, and the right answers that it was scored by."""
         if not isinstance(cell, DivergedCell):
-            gold = tuple(gold_of(self.lab.task, self.lab.splits.test))
+            gold = tuple(gold_of(self.context.task, self.context.splits.test))
             rows = tuple(
                 RowText(where=Path(row.where).name, text=shortened(row.text))
-                for row in shown_rows(self.lab.task, self.lab.splits.test)
+                for row in shown_rows(self.context.task, self.context.splits.test)
             )
             self.files.keep_answers(RightAnswers(data=self.data, gold=gold, rows=rows))
         self.files.keep(cell.model_copy(update={"config": self._identity(way, cell.key, cell.lr)}))
@@ -223,24 +223,24 @@ class CellFolder:
         """Fingerprint of the rows that a cell learns and chooses by, in their order."""
         place = key.size, key.seed
         if place not in self._row_digests:
-            rows = self.lab.rows(*place)
+            rows = self.context.rows(*place)
             learnt = {name: rows[name] for name in ("train", "validation")} if key.size else {}
             self._row_digests[place] = _digest(learnt)
         return self._row_digests[place]
 
     def _identity(self, way: Way, key: Key, rate: float | None) -> Identity:
-        lab, info = self.lab, self.lab.bench.backbone.info
+        context, info = self.context, self.context.resources.backbone.info
         settings = dict(way.settings)
         if LABEL_RATE in settings:
             prompt, method = way.config.prompt, method_of(way.config.prompt)
             del settings[LABEL_RATE]
-            has_words = prompt.labels != "vectors" and predicts_words(lab.bench.backbone, lab.task)
+            has_words = prompt.labels != "vectors" and predicts_words(context.resources.backbone, context.task)
             if self._labels is not None and not (has_words or method.needs_labels or method.in_captions):
                 # The rate itself: what a default is may change.
                 settings[LABEL_RATE] = label_rate_of(prompt, self._labels.is_of_tokens)
-        train = way.config.train.with_steps(max(1, key.size), lab.min_steps).model_copy(update={"lr": rate})
+        train = way.config.train.with_steps(max(1, key.size), context.min_steps).model_copy(update={"lr": rate})
         return Identity(
-            task={name: value for name, value in portable(lab.task).items() if name not in ("data", "backbone")},
+            task={name: value for name, value in portable(context.task).items() if name not in ("data", "backbone")},
             data=self.data,
             rows=self._rows(key),
             settings=settings,
@@ -252,7 +252,7 @@ class CellFolder:
                 "config": dict(info.config),
             },
             dtype=info.dtype,
-            unrelated=hashlib.sha256("\n".join(lab.passages).encode()).hexdigest()[:16],
+            unrelated=hashlib.sha256("\n".join(context.passages).encode()).hexdigest()[:16],
         )
 
 

@@ -9,7 +9,7 @@ from overture.core.records.cells import DivergedCell, Key, Plan
 from overture.core.records.events import PlanStep
 from overture.data.splits import Splits
 from overture.jobs.compare.budget import Speed
-from overture.jobs.compare.cells import Lab, measured
+from overture.jobs.compare.cells import CellContext, measured
 from overture.jobs.compare.folder import CellFolder, keys_of
 from overture.jobs.compare.rates import FURTHER
 from overture.jobs.compare.ways import Way
@@ -22,13 +22,13 @@ class Forecast:
     Args:
         ways: those that are compared.
         folder: where finished cells and measured speeds are.
-        lab: the rows and the least number of steps.
+        context: the rows and the least number of steps.
         seeds: all that were asked for.
     """
 
     ways: Sequence[Way]
     folder: CellFolder
-    lab: Lab
+    context: CellContext
     seeds: range
 
     def timed(self, way: Way, size: int) -> Speed:
@@ -37,8 +37,8 @@ class Forecast:
         Raises:
             ConfigError: the training diverged.
         """
-        lab, splits = self.lab, self.lab.splits
-        small = replace(lab, splits=Splits(splits.train, splits.validation, splits.test[:16]), min_steps=3)
+        context, splits = self.context, self.context.splits
+        small = replace(context, splits=Splits(splits.train, splits.validation, splits.test[:16]), min_steps=3)
         train = way.config.train.model_copy(update={"epochs": 1, "patience": 1})
         tiny = replace(way, config=way.config.model_copy(update={"train": train}))  # type: ignore[type-var]
         start = time.monotonic()
@@ -50,7 +50,7 @@ class Forecast:
 
     def steps(self, plan: Plan) -> list[PlanStep]:
         """Each way's work, with its time where its speed was measured; none of ways that are finished."""
-        steps, num_test = [], len(self.lab.splits.test)
+        steps, num_test = [], len(self.context.splits.test)
         for way in self.ways:
             keys = [key for key in keys_of(way, plan.sizes, self.seeds[: plan.seeds]) if not self.folder.has(key)]
             if not keys:
@@ -73,15 +73,15 @@ class Forecast:
 
     def of_way(self, way: Way, speed: Speed, plan: Plan) -> float:
         """Seconds that a way's missing cells and trials of learning rates take."""
-        lab, train = self.lab, way.config.train
+        context, train = self.context, way.config.train
 
         def training(size: int) -> float:
-            num_validation = min(size, lab.max_validation)
+            num_validation = min(size, context.max_validation)
             if not way.rates:
                 return speed.building(size, num_validation)
-            return speed.training(train, size, num_validation, lab.min_steps)
+            return speed.training(train, size, num_validation, context.min_steps)
 
-        scoring = speed.scoring(len(lab.splits.test))
+        scoring = speed.scoring(len(context.splits.test))
         missing = [key for key in keys_of(way, plan.sizes, self.seeds[: plan.seeds]) if not self.folder.has(key)]
         num_trials = self._num_trials(way, plan)
         trials = num_trials + FURTHER if num_trials else 0

@@ -7,7 +7,7 @@ from pydantic import Field
 from overture.core.records.base import Record
 from overture.core.records.cells import CELLS
 from overture.core.records.events import Event, Listener, ignore
-from overture.jobs.compare.cells import CellJob, Lab, lab_of, measured, trial
+from overture.jobs.compare.cells import CellContext, CellJob, context_of, measured, trial
 from overture.jobs.compare.folder import CellFolder
 from overture.jobs.compare.options import CompareConfig
 from overture.jobs.compare.ways import Way, way_named, with_versions
@@ -23,13 +23,17 @@ class CellsRequest(Record):
     ways: tuple[str, ...] = Field(description="names of the ways that are run")
 
 
-def facts_of(lab: Lab) -> dict[str, str]:
+def facts_of(context: CellContext) -> dict[str, str]:
     """Fingerprints of a comparison's rows and model."""
-    return {"rows": CellFolder(Path(), lab).data, "model": lab.digest, "precision": lab.bench.backbone.info.dtype}
+    return {
+        "rows": CellFolder(Path(), context).data,
+        "model": context.digest,
+        "precision": context.resources.backbone.info.dtype,
+    }
 
 
-class CellBench:
-    """Runs cells and trials of learning rates; meets `jobs.run.worker.Bench`.
+class CellRunner:
+    """Runs cells and trials of learning rates; meets `jobs.run.worker.JobRunner`.
 
     Args:
         request: what they are of.
@@ -38,7 +42,7 @@ class CellBench:
 
     def __init__(self, request: CellsRequest, store: Store) -> None:
         self._listener: Listener = ignore
-        self.lab = lab_of(request.config, store, self._tell, lambda: False, None)
+        self.context = context_of(request.config, store, self._tell, lambda: False, None)
         config = request.config
         ways = [way_named(name, config.tune, config.settings.get(name, ())) for name in request.ways]
         self.ways: dict[str, Way] = {way.name: with_versions(way, store) for way in ways}
@@ -49,7 +53,7 @@ class CellBench:
     @property
     def facts(self) -> dict[str, str]:
         """Fingerprints of rows and model."""
-        return facts_of(self.lab)
+        return facts_of(self.context)
 
     def run(self, kind: str, job: str, listener: Listener) -> str:
         """A cell or a trial, as JSON."""
@@ -58,17 +62,17 @@ class CellBench:
             cell = CellJob.model_validate_json(job)
             way = self.ways[cell.key.way]
             if kind == TRIAL:
-                return trial(self.lab, way, cell.key, cell.lr).model_dump_json()
-            return CELLS.dump_json(measured(self.lab, way, cell.key, cell.lr)).decode()
+                return trial(self.context, way, cell.key, cell.lr).model_dump_json()
+            return CELLS.dump_json(measured(self.context, way, cell.key, cell.lr)).decode()
         finally:
             self._listener = ignore
 
 
-def opened(request: str, store: Path) -> CellBench:
-    """A bench for the cells of a request.
+def opened(request: str, store: Path) -> CellRunner:
+    """A runner for the cells of a request.
 
     Args:
         request: a `CellsRequest` as JSON.
         store: folder of the store.
     """
-    return CellBench(CellsRequest.model_validate_json(request), Store(store))
+    return CellRunner(CellsRequest.model_validate_json(request), Store(store))

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Bench:
+class Resources:
     """Everything that all ways work with.
 
     Args:
@@ -116,7 +116,7 @@ class Way(Protocol):
         """The options that decide its numbers, for its cells."""
         ...
 
-    def make(self, bench: Bench, rows: Rows, seed: int) -> BuiltWay:
+    def make(self, resources: Resources, rows: Rows, seed: int) -> BuiltWay:
         """Make the way for a cell's rows: `train` to learn from, `validation` to choose by, `test` to score."""
         ...
 
@@ -150,19 +150,19 @@ class Compared:
         """The baseline's options."""
         return {"baseline": self.baseline, **self.options}
 
-    def make(self, bench: Bench, rows: Rows, seed: int) -> BuiltWay:
+    def make(self, resources: Resources, rows: Rows, seed: int) -> BuiltWay:
         """The baseline, ready to train or to score."""
         from overture.baseline.base import LazyRows, Request
         from overture.engine.prompted import PromptedModel
 
         encoder = Encoder(
-            self.config.task, bench.backbone.text.tokenizer, class_weights=self.config.train.class_weights
+            self.config.task, resources.backbone.text.tokenizer, class_weights=self.config.train.class_weights
         )
         encoded = LazyRows(encoder.encode_split, rows)
-        request = Request({}, bench.backbone, encoder, rows, encoded, seed)
+        request = Request({}, resources.backbone, encoder, rows, encoded, seed)
         baseline = build_baseline(self.baseline, self.options, request)
         model = baseline.model
-        backbone = model.backbone if isinstance(model, PromptedModel) else bench.backbone
+        backbone = model.backbone if isinstance(model, PromptedModel) else resources.backbone
 
         def served() -> Scorer:
             if not isinstance(model, PromptedModel) or baseline.trainee is None:
@@ -208,7 +208,7 @@ class Prompt:
         """The prompt's options."""
         return self.config.prompt.model_dump(mode="json")
 
-    def make(self, bench: Bench, rows: Rows, seed: int) -> BuiltWay:
+    def make(self, resources: Resources, rows: Rows, seed: int) -> BuiltWay:
         """A fresh prompt with a cache of its own, so that a cell's costs do not depend on the cells before it."""
         from overture.baseline.base import LazyRows
         from overture.engine.cache import InputCache
@@ -219,7 +219,7 @@ class Prompt:
         from overture.prompt.build import build_prompt
         from overture.prompt.pack import prompt_tensors
 
-        backbone = bench.backbone
+        backbone = resources.backbone
         encoder = Encoder(
             self.config.task,
             backbone.text.tokenizer,
@@ -227,8 +227,8 @@ class Prompt:
             class_weights=self.config.train.class_weights,
         )
         encoded = LazyRows(encoder.encode_split, rows)
-        cache = InputCache(bench.cache_bytes, notify=bench.notify, dtype=self.config.cache_dtype)
-        source = prompt_source(backbone, encoder, encoded["train"], bench.store, cache)
+        cache = InputCache(resources.cache_bytes, notify=resources.notify, dtype=self.config.cache_dtype)
+        source = prompt_source(backbone, encoder, encoded["train"], resources.store, cache)
         config = with_read_layer(self.config.prompt, backbone, cache, encoded, encoder.candidates)
         prompt = build_prompt(config, source, seed)
         model = PromptedModel(backbone, prompt, cache)
@@ -261,7 +261,7 @@ class Stored:
         """The prompt with its version."""
         return {"prompt": self.ref}
 
-    def make(self, bench: Bench, rows: Rows, seed: int) -> BuiltWay:
+    def make(self, resources: Resources, rows: Rows, seed: int) -> BuiltWay:
         """The prompt on the comparison's model, which shows rows and labels in the prompt's own words.
 
         Raises:
@@ -271,7 +271,7 @@ class Stored:
         from overture.baseline.base import LazyRows
         from overture.evaluate.host import Host
 
-        handle = Host(bench.backbone, bench.store, notify=bench.notify).open(self.ref)
+        handle = Host(resources.backbone, resources.store, notify=resources.notify).open(self.ref)
         expected, actual = ((task.kind, *task.words) for task in (self.config.task, handle.task))
         if set(expected) != set(actual):
             raise ConfigError(

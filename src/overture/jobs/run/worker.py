@@ -24,7 +24,7 @@ _RANGE = "overture.jobs."
 class Setup(Record):
     """What a worker opens before its first job."""
 
-    module: str = Field(description="of this package: its `opened(request, store)` gives a `Bench`")
+    module: str = Field(description="of this package: its `opened(request, store)` gives a `JobRunner`")
     request: str = Field(description="the resolved request, as JSON")
     store: str = Field(description="folder of the store, as the worker sees it")
     threads: int = Field(description="threads of one worker's computations")
@@ -64,7 +64,7 @@ class Reply(Record):
     failure: Failure | None = None
 
 
-class Bench(Protocol):
+class JobRunner(Protocol):
     """What a worker works on."""
 
     @property
@@ -97,10 +97,10 @@ class Worker:
         self._setup = Setup.model_validate_json(setup)
         self._lock = threading.Lock()
         self._events: list[Event] = []
-        self._bench: Bench | None = None
+        self._runner: JobRunner | None = None
 
     def facts(self) -> str:
-        """Open the bench; its facts as JSON, or the failure to open it."""
+        """Open the runner; its facts as JSON, or the failure to open it."""
         try:
             return TypeAdapter(dict[str, str]).dump_json(self._opened().facts).decode()
         except OvertureError as error:
@@ -138,8 +138,8 @@ class Worker:
         with self._lock:
             self._events.append(event)
 
-    def _opened(self) -> Bench:
-        if self._bench is None:
+    def _opened(self) -> JobRunner:
+        if self._runner is None:
             import torch
 
             from overture.prompt.registry import load_plugin
@@ -148,9 +148,9 @@ class Worker:
             torch.set_num_threads(self._setup.threads)
             for plugin in self._setup.plugins:
                 load_plugin(Path(plugin))
-            open_runner: Callable[[str, Path], Bench] = import_module(self._setup.module).opened
-            self._bench = open_runner(self._setup.request, Path(self._setup.store))
-        return self._bench
+            make_runner: Callable[[str, Path], JobRunner] = import_module(self._setup.module).opened
+            self._runner = make_runner(self._setup.request, Path(self._setup.store))
+        return self._runner
 
 
 def events_of(text: str) -> list[Event]:

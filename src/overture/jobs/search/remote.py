@@ -43,15 +43,15 @@ class Fits(RootModel[dict[str, Fitted]]):
     """What became of members, by key."""
 
 
-class SearchBench:
-    """Trains parts of groups; meets `jobs.run.worker.Bench`.
+class SearchRunner:
+    """Trains parts of groups; meets `jobs.run.worker.JobRunner`.
 
     Args:
         request: what they are of.
         store: where prompts are.
 
     Attributes:
-        scratch: a folder that goes with the bench.
+        scratch: a folder that goes with the runner.
     """
 
     def __init__(self, request: PartsRequest, store: Store) -> None:
@@ -92,11 +92,11 @@ class SearchBench:
         )
 
 
-def opened(request: str, store: Path) -> SearchBench:
-    """A bench for the parts of a search.
+def opened(request: str, store: Path) -> SearchRunner:
+    """A runner for the parts of a search.
 
     Args:
         request: a `PartsRequest` as JSON.
         store: folder of the store.
     """
-    return SearchBench(PartsRequest.model_validate_json(request), Store(store))
+    return SearchRunner(PartsRequest.model_validate_json(request), Store(store))

@@ -54,8 +54,8 @@ def facts_of(work: Work) -> dict[str, str]:
     return {"rows": json.dumps(rows, sort_keys=True), "model": info.weights_sha256, "precision": info.dtype}
 
 
-class SeedBench:
-    """Trains and scores seeds; meets `jobs.run.worker.Bench`.
+class SeedRunner:
+    """Trains and scores seeds; meets `jobs.run.worker.JobRunner`.
 
     Args:
         request: what they are of.
@@ -86,11 +86,11 @@ class SeedBench:
             return SeedResults(list(seed_results(work, seeds.seeds, first).values())).model_dump_json()
 
 
-def opened(request: str, store: Path) -> SeedBench:
-    """A bench for the seeds of a request.
+def opened(request: str, store: Path) -> SeedRunner:
+    """A runner for the seeds of a request.
 
     Args:
         request: a `SeedsRequest` as JSON.
         store: folder of the store.
     """
-    return SeedBench(SeedsRequest.model_validate_json(request), Store(store))
+    return SeedRunner(SeedsRequest.model_validate_json(request), Store(store))
