@@ -387,9 +387,20 @@ def way_named(name: str, config: TuneConfig, assignments: Sequence[str] = ()) ->
         )
     plain = config.model_copy(update={"train": config.train.model_copy(update={"lr": None})})
     way = WAYS[name](name, plain)
-    if not assignments:
-        return _checked(way)
-    # Settings of one way win over those that the way itself implies, such as options of its method.
+    return _checked(_with_settings(way, plain, assignments) if assignments else way)
+
+
+def _with_settings(way: Way, plain: TuneConfig, assignments: Sequence[str]) -> Way:
+    """The way with settings of its own, which win over those that it implies, such as options of its method.
+
+    Args:
+        way: without them.
+        plain: the request, without a learning rate.
+        assignments: as for `way_named`.
+
+    Raises:
+        ConfigError: they do not fit the way.
+    """
     sections: dict[str, Any] = {"train": way.config.train.model_dump()}
     sections |= (
         {"options": way.options}
@@ -397,7 +408,7 @@ def way_named(name: str, config: TuneConfig, assignments: Sequence[str] = ()) ->
         else {"prompt": way.config.prompt.model_dump(exclude_unset=True)}
     )
     values = overridden(sections, list(assignments))
-    where = f"--set-way {name}"
+    where = f"--set-way {way.name}"
     unknown = [key for key in values if key not in sections]
     if unknown:
         section = next(key for key in sections if key != "train")
@@ -406,7 +417,7 @@ def way_named(name: str, config: TuneConfig, assignments: Sequence[str] = ()) ->
             where=where,
             got=unknown[0],
             wanted=f"keys that begin with train. or {section}.",
-            fix=f"--set-way {name}:{section}.{unknown[0]}=..., if {section} has this key",
+            fix=f"--set-way {way.name}:{section}.{unknown[0]}=..., if {section} has this key",
         )
     if not way.rates and values["train"] != sections["train"]:
         raise ConfigError(
@@ -418,7 +429,7 @@ def way_named(name: str, config: TuneConfig, assignments: Sequence[str] = ()) ->
         )
     config = plain.model_copy(update={"train": validated(TrainConfig, values["train"], where)})
     if isinstance(way, Compared):
-        return _checked(replace(way, config=config, options=values["options"]))
+        return replace(way, config=config, options=values["options"])
     prompt = validated(PromptConfig, values["prompt"], where)
     if (prompt.method, prompt.place) != (way.config.prompt.method, way.config.prompt.place):
         raise ConfigError(
@@ -429,7 +440,7 @@ def way_named(name: str, config: TuneConfig, assignments: Sequence[str] = ()) ->
             fix="compare another way with --way, such as vectors-before",
         )
     check_effect(prompt)
-    return _checked(_with(way, config.model_copy(update={"prompt": prompt})))
+    return _with(way, config.model_copy(update={"prompt": prompt}))
 
 
 def ways_of(config: CompareConfig, only: str = "") -> list[Way]:

@@ -180,16 +180,7 @@ def concept(
     """
     name = name or slug(config.token)
     store.check_can_add(name)
-    order = list(range(len(images)))
-    named_random(config.seed, "held out").shuffle(order)
-    held_out, train_images = sorted(order[: config.held_out]), sorted(order[config.held_out :])
-    if not train_images:
-        raise DataError(
-            "no images are left to train on",
-            where="images",
-            got=f"{len(images)}, {config.held_out} of them held out",
-            fix="more images, or a smaller --held-out",
-        )
+    held_out, train_images = _split(len(images), config)
     model = model or load_diffusion(
         config.backbone,
         revision=config.revision,
@@ -235,6 +226,24 @@ def concept(
         seconds=fit.progress.seconds,
         notices=_notices(fit, errors),
     )
+
+
+def _split(num_images: int, config: ConceptConfig) -> tuple[list[int], list[int]]:
+    """Numbers of the images that are held out, drawn by the seed, and of those to train on.
+
+    Raises:
+        DataError: no images are left to train on.
+    """
+    order = list(range(num_images))
+    named_random(config.seed, "held out").shuffle(order)
+    if len(order) <= config.held_out:
+        raise DataError(
+            "no images are left to train on",
+            where="images",
+            got=f"{num_images}, {config.held_out} of them held out",
+            fix="more images, or a smaller --held-out",
+        )
+    return sorted(order[: config.held_out]), sorted(order[config.held_out :])
 
 
 def _checked(model: Diffusion, config: ConceptConfig) -> dict[str, Tensor]:

@@ -190,23 +190,7 @@ def recycle(
         notify(text)
 
     values = {"vectors": fit.of(tensors["vectors"])}
-    target_manifest = new_manifest(
-        prompt_name,
-        target,
-        own_task.model_copy(update={"backbone": target.info.id}),
-        method="vectors",
-        place=manifest.place,
-        length=manifest.length,
-        options=MadeWith(prompt={"method": "vectors", "place": manifest.place, "length": manifest.length}),
-        lineage=Lineage(
-            recycled_from=manifest.ref,
-            recycled_backbone=manifest.backbone.id,
-            common_tokens=fit.num_tokens,
-            held_out_cosine=fit.cosine,
-        ),
-        # Nothing was trained for this model.
-        trainable=0,
-    )
+    target_manifest = _target_manifest(prompt_name, target, own_task, manifest, fit)
     with TemporaryDirectory() as folder:
         # A prompt that could not be loaded again is not kept; the loaded prompt is the one that is measured.
         target_manifest = save_artifact(Path(folder) / "prompt", target_manifest, values)
@@ -226,6 +210,27 @@ def recycle(
         notices=notices,
         evaluation=evaluation,
         old_metrics=manifest.metrics if manifest.metrics.dump() else None,
+    )
+
+
+def _target_manifest(name: str, target: Backbone, task: Task, manifest: Manifest, fit: Map) -> Manifest:
+    """The manifest of the prompt on the other model, from that of the prompt on its own."""
+    return new_manifest(
+        name,
+        target,
+        task.model_copy(update={"backbone": target.info.id}),
+        method="vectors",
+        place=manifest.place,
+        length=manifest.length,
+        options=MadeWith(prompt={"method": "vectors", "place": manifest.place, "length": manifest.length}),
+        lineage=Lineage(
+            recycled_from=manifest.ref,
+            recycled_backbone=manifest.backbone.id,
+            common_tokens=fit.num_tokens,
+            held_out_cosine=fit.cosine,
+        ),
+        # Nothing was trained for this model.
+        trainable=0,
     )
 
 

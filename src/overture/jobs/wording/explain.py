@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -24,7 +25,7 @@ from overture.core.records.explain import (
 )
 from overture.core.records.hard import Candidate
 from overture.core.records.prompt import TextPrompt
-from overture.core.rows import Encoded
+from overture.core.rows import Encoded, Prediction
 from overture.core.sealed import read_sealed
 from overture.core.seeds import derived_seed, named_random
 from overture.data.row import Row
@@ -136,20 +137,7 @@ class _Explainer:
         plain, plain_notices = self._plain(with_prompt, cache)
         notices += plain_notices
         alone = handle.encoded_alone(rows, encoded)
-        try:
-            check_answerable(plain, alone[:1], task)
-        except BackboneError as error:
-            raise BackboneError(
-                "the model cannot answer without this prompt, so nothing can be compared", where=handle.manifest.ref,
-                got=error.what,
-            ) from None  # fmt: skip
-        predictions = [
-            predict(model, model_rows, task, progress=lambda done, total: self.progress(what, done, total))  # noqa: B023
-            for model, model_rows, what in (
-                (with_prompt, encoded, "scoring with the prompt"),
-                (plain, alone, "scoring without it"),
-            )
-        ]
+        predictions = self._predictions(with_prompt, plain, encoded, alone)
         gold = [str(label) for label in gold_of(task, rows)]
         answers = [[prediction.text for prediction in of_model] for of_model in predictions]
         scores = [
@@ -188,6 +176,31 @@ class _Explainer:
             seconds=meter.seconds,
             notices=notices,
         )
+
+    def _predictions(
+        self, with_prompt: PromptedModel, plain: PromptedModel, encoded: Sequence[Encoded], alone: Sequence[Encoded]
+    ) -> list[list[Prediction]]:
+        """Predictions for all rows with the prompt, and without it.
+
+        Raises:
+            BackboneError: the model cannot answer without the prompt.
+        """
+        task = self.handle.task
+        try:
+            check_answerable(plain, alone[:1], task)
+        except BackboneError as error:
+            raise BackboneError(
+                "the model cannot answer without this prompt, so nothing can be compared",
+                where=self.handle.manifest.ref,
+                got=error.what,
+            ) from None
+        return [
+            predict(model, rows, task, progress=partial(self.progress, stage))
+            for model, rows, stage in (
+                (with_prompt, encoded, "scoring with the prompt"),
+                (plain, alone, "scoring without it"),
+            )
+        ]
 
     def _plain(self, with_prompt: PromptedModel, cache: InputCache | None) -> tuple[PromptedModel, list[str]]:
         """The model without the prompt; one without words keeps the prompt's label vectors, or it could not answer."""

@@ -345,33 +345,16 @@ class _Translator:
             none_BC=scorer.scores([Candidate()], "test", numbers)[0],
             seed=self.config.seed,
         )
-        length = len(scorer.text_of(words_alone or winner).after_ids) or self.config.room
-        texts: dict[str, Candidate | None] = {
-            "the words": winner,
-            "instruction alone": None if words_alone == winner else words_alone,
-            "random fluent text": random_text(scorer, length, self.config.seed),
-            "nearest tokens": nearest_tokens(self.handle, scorer, self.notice),
-        }
-        if self.config.baselines:
-            random = named_random(self.config.seed, "baselines")
-            for name, baseline, steps in (("GCG", gcg, _GCG_STEPS), ("PEZ", pez, _PEZ_STEPS)):
-                self._progress(f"baseline {name}")(0, 1)
-                texts[name] = baseline(scorer, length, steps, random)
-        measured_texts = [(what, candidate) for what, candidate in texts.items() if candidate is not None]
+        texts = self._measured_texts(winner, words_alone, scorer)
         if self.config.scaled:
-            measured_texts = [(what, self._scaled(candidate, scorer)) for what, candidate in measured_texts]
-            measured_texts[1:1] = [
-                ("the words, scores not scaled", winner),
-                ("no words, scores scaled", self._scaled(Candidate(), scorer)),
-            ]
-            winner, curve = measured_texts[0][1], [self._scaled(candidate, scorer) for candidate in curve]
+            winner, curve = texts[0][1], [self._scaled(candidate, scorer) for candidate in curve]
 
-        def fidelity_of(what: str, candidate: Candidate) -> Fidelity:
+        def fidelity_of(title: str, candidate: Candidate) -> Fidelity:
             text = scorer.text_of(candidate)
             scores_BC = scorer.scores([candidate], "test", numbers)[0]
-            return measure.of(what, text, scores_BC, perplexity(scorer, text.after_ids))
+            return measure.of(title, text, scores_BC, perplexity(scorer, text.after_ids))
 
-        fidelity = [fidelity_of(what, candidate) for what, candidate in measured_texts]
+        fidelity = [fidelity_of(title, candidate) for title, candidate in texts]
         if not measure.is_gain_shown:
             self.notice(
                 "these rows do not show a gain of the soft prompt itself, so the share that words keep is left out"
@@ -395,6 +378,29 @@ class _Translator:
             seconds=time.monotonic() - self.started,
             notices=self.notices,
         )
+
+    def _measured_texts(
+        self, winner: Candidate, words_alone: Candidate | None, scorer: TextScorer
+    ) -> list[tuple[str, Candidate]]:
+        """The texts whose fidelity is measured, by title: the winner first, then its controls."""
+        length = len(scorer.text_of(words_alone or winner).after_ids) or self.config.room
+        texts: dict[str, Candidate | None] = {
+            "the words": winner,
+            "instruction alone": None if words_alone == winner else words_alone,
+            "random fluent text": random_text(scorer, length, self.config.seed),
+            "nearest tokens": nearest_tokens(self.handle, scorer, self.notice),
+        }
+        if self.config.baselines:
+            random = named_random(self.config.seed, "baselines")
+            for name, baseline, steps in (("GCG", gcg, _GCG_STEPS), ("PEZ", pez, _PEZ_STEPS)):
+                self._progress(f"baseline {name}")(0, 1)
+                texts[name] = baseline(scorer, length, steps, random)
+        pairs = [(title, candidate) for title, candidate in texts.items() if candidate is not None]
+        if not self.config.scaled:
+            return pairs
+        pairs = [(title, self._scaled(candidate, scorer)) for title, candidate in pairs]
+        without_words = ("no words, scores scaled", self._scaled(Candidate(), scorer))
+        return [pairs[0], ("the words, scores not scaled", winner), without_words, *pairs[1:]]
 
     def _scaled(self, candidate: Candidate, scorer: TextScorer) -> Candidate:
         """A candidate with the temperature and biases that fit the soft prompt's answers on the rows that choose."""
