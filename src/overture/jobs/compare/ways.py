@@ -393,11 +393,6 @@ def way_named(name: str, config: TuneConfig, assignments: Sequence[str] = ()) ->
 def _with_settings(way: Way, plain: TuneConfig, assignments: Sequence[str]) -> Way:
     """The way with settings of its own, which win over those that it implies, such as options of its method.
 
-    Args:
-        way: without them.
-        plain: the request, without a learning rate.
-        assignments: as for `way_named`.
-
     Raises:
         ConfigError: they do not fit the way.
     """
