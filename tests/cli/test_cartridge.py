@@ -51,11 +51,11 @@ def test_teacher_and_student_read_the_same_conversation(inside, backbone) -> Non
     talks = inside._talks("trained", 8)
     assert len(talks) == 8
     for talk in talks:
-        assert talk.taught.answer_ids == talk.trained.answer_ids
-        assert talk.taught.anchor_ids == talk.trained.anchor_ids[-1:]
+        assert talk.teacher_row.answer_ids == talk.student_row.answer_ids
+        assert talk.teacher_row.anchor_ids == talk.student_row.anchor_ids[-1:]
         used = (*talk.used.input_ids, *talk.used.anchor_ids, *talk.used.answer_ids)
-        assert (*talk.trained.anchor_ids, *talk.trained.answer_ids) == used
-        piece = talk.taught.input_ids[len(inside.head) :]
+        assert (*talk.student_row.anchor_ids, *talk.student_row.answer_ids) == used
+        piece = talk.teacher_row.input_ids[len(inside.head) :]
         assert backbone.text.tokenizer.decode(piece) in TEXT
         assert 20 <= len(piece) <= 40
 
@@ -63,24 +63,24 @@ def test_teacher_and_student_read_the_same_conversation(inside, backbone) -> Non
 def test_what_is_taught_is_what_the_model_says_with_the_piece(inside, backbone) -> None:
     """Against the model on the plain sequence: piece, question, answer."""
     talk = inside._talks("trained", 1)[0]
-    (said,) = inside._taught([talk])
-    ids = torch.tensor([[*talk.taught.input_ids, *talk.taught.anchor_ids, *talk.taught.answer_ids]])
-    logits = backbone.model(ids, use_cache=False).logits[0, -len(talk.taught.answer_ids) - 1 : -1]
+    (said,) = inside._readouts([talk])
+    ids = torch.tensor([[*talk.teacher_row.input_ids, *talk.teacher_row.anchor_ids, *talk.teacher_row.answer_ids]])
+    logits = backbone.model(ids, use_cache=False).logits[0, -len(talk.teacher_row.answer_ids) - 1 : -1]
     torch.testing.assert_close(backbone.head(said.hidden), logits, rtol=1e-4, atol=1e-5)
 
 
 def test_a_piece_runs_once_for_all_talks_about_it(inside, backbone) -> None:
     talks = inside._talks("trained", 5)
-    (text,) = {talk.taught.input_ids for talk in talks}
+    (text,) = {talk.teacher_row.input_ids for talk in talks}
     with counted(backbone) as found:
-        inside._taught(talks)
-    longest = max(len(talk.taught.anchor_ids) + len(talk.taught.answer_ids) - 1 for talk in talks)
+        inside._readouts(talks)
+    longest = max(len(talk.teacher_row.anchor_ids) + len(talk.teacher_row.answer_ids) - 1 for talk in talks)
     assert found.positions <= len(text) + len(talks) * longest
 
 
 def test_the_teacher_is_asked_once_for_each_talk(backbone, tmp_path: Path, monkeypatch) -> None:
-    asked, taught = [], study._SelfStudy._taught
-    monkeypatch.setattr(study._SelfStudy, "_taught", lambda own, talks: asked.extend(talks) or taught(own, talks))
+    asked, taught = [], study._SelfStudy._readouts
+    monkeypatch.setattr(study._SelfStudy, "_readouts", lambda own, talks: asked.extend(talks) or taught(own, talks))
     found = cartridge(TEXT, Store(tmp_path / "s"), "x", config_of(), backbone=backbone)
     assert len(asked) == found.conversations.trained + found.conversations.held_out
 
@@ -124,7 +124,7 @@ def test_a_text_that_the_model_cannot_read_at_once(backbone, tmp_path: Path) -> 
 
 def test_measures_are_those_of_the_model_with_each_memory(inside, backbone) -> None:
     talks = inside._talks("held out", 4)
-    ways = inside._measured(inside._start().injection(), talks, inside._taught(talks))
+    ways = inside._measured(inside._start().injection(), talks, inside._readouts(talks))
     assert ways["cartridge"] == ways["beginning"]
     # The whole text in front, token by token, in the library's own way.
     total, count = 0.0, 0
@@ -139,8 +139,8 @@ def test_measures_are_those_of_the_model_with_each_memory(inside, backbone) -> N
 
 def test_held_out_conversations_are_new(inside) -> None:
     talks = inside._talks("trained", 6)
-    known = {talk.trained.answer_ids for talk in talks[:4]}
-    assert inside._unseen(talks, talks[:4]) == [talk for talk in talks if talk.trained.answer_ids not in known]
+    known = {talk.student_row.answer_ids for talk in talks[:4]}
+    assert inside._unseen(talks, talks[:4]) == [talk for talk in talks if talk.student_row.answer_ids not in known]
     with pytest.raises(DataError, match="no held-out conversation differs"):
         inside._unseen(talks, talks)
 

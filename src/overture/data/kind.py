@@ -163,24 +163,24 @@ class NoOptions(Config):
 
 
 def no_check(task: TaskFile) -> None:
-    """Any task file will do."""
+    """Accept any task file."""
     del task
 
 
 def no_problems(task: TaskFile, row: Row) -> list[Problem]:
-    """Nothing is asked of a row."""
+    """Accept any row."""
     del task, row
     return []
 
 
 def no_candidates(task: TaskFile, tokenizer: TextTokenizer) -> tuple[Candidates | None, list[str]]:
-    """No labels are scored."""
+    """No candidates: answers are not labels."""
     del task, tokenizer
     return None, []
 
 
 def no_group(task: TaskFile, row: Row) -> str:
-    """Rows are all alike where samples are drawn."""
+    """One group for all rows: samples are drawn without regard to labels."""
     del task, row
     return ""
 

@@ -51,7 +51,7 @@ pipeline("a photo of {token}").images[0].save("picture.png")
 
 @dataclass(frozen=True, slots=True)
 class Embedding:
-    """What a file holds.
+    """An embedding of textual inversion, as a file holds it.
 
     Args:
         vectors: [V, D] by text encoder.

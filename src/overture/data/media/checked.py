@@ -12,7 +12,7 @@ from pathlib import Path
 from overture.core.files import cache_dir
 
 State = tuple[str, str, int, int, int, int]
-"""What it is, where, its size, both times in nanoseconds, its inode."""
+"""State of a file: modality, path, size, times of modification and change in nanoseconds, inode."""
 _MOST_BYTES = 64 << 20
 _SETTLED_S = 2.0
 

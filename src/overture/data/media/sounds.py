@@ -14,7 +14,7 @@ MAX_SAMPLES = 1 << 28
 """Of all channels: a header of a few bytes can claim any number, and room for it is made before it is read."""
 SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aif", ".aiff")
 _UNKNOWN_SIZES = (0, 0x7FFFFFFF, 0x80000000)
-"""What programs write into a WAV header while they do not know how long the sound will be; all from the second on."""
+"""Sizes that programs write into a WAV header while they do not know the sound's length; all from the second on."""
 
 
 def samples_of(raw: bytes) -> "tuple[numpy.ndarray, int]":

@@ -49,7 +49,7 @@ class Speed:
 
     @classmethod
     def of(cls, cell: Cell, seconds: float) -> "Speed":
-        """From a cell that was run, and the wall time that it took in all."""
+        """The speed of a cell's way, from the cell's ledger and its whole wall time."""
         ledger, rows = cell.ledger, cell.rows
         # Features, or examples that are looked for, are found while a way without training is built.
         reading = (ledger.building if isinstance(cell, BuiltCell) else ledger.reading).seconds
@@ -65,31 +65,32 @@ class Speed:
         )
 
     def building(self, size: int, num_validation: int) -> float:
-        """Of one way that is not trained, at a size."""
+        """Seconds to build a way that is not trained, for some numbers of rows."""
         return self.fixed + self.read * (size + num_validation)
 
     def training(self, train: TrainConfig, size: int, num_validation: int, min_steps: int) -> float:
-        """Of one training at a size."""
+        """Seconds of one training, for some numbers of rows."""
         epochs = train.with_steps(size, min_steps).num_epochs
         epoch = size * self.step + num_validation * self.validate
         return self.building(size, num_validation) + epochs * epoch
 
     def scoring(self, num_test: int) -> float:
-        """Of scoring test rows."""
+        """Seconds to score test rows."""
         return self.score * num_test
 
 
 def chosen_plan(sizes: Sequence[int], seeds: int, is_tuned: bool, budget: float, seconds: Seconds) -> Plan:
-    """The most that fits: two seeds before tuned rates, tuned rates before a third seed, then sizes, then more seeds.
+    """The largest plan that fits the budget.
 
-    Smaller sizes are kept; the largest is the first to go.
+    Two seeds come before tuned rates, tuned rates before a third seed, then more sizes, then more seeds. The largest
+    size is the first to be left out.
 
     Args:
-        sizes: asked for, rising.
-        seeds: asked for.
+        sizes: numbers of training rows in the request, rising.
+        seeds: number of seeds in the request.
         is_tuned: whether learning rates should be chosen.
         budget: seconds.
-        seconds: what (sizes, seeds, tuned) would take.
+        seconds: gives the seconds that (sizes, seeds, tuned) take.
 
     Raises:
         ConfigError: nothing fits; `check_smallest` says so earlier, with a fix.

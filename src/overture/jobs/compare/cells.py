@@ -57,7 +57,7 @@ _PASSAGE_TOKENS = 160
 
 
 class CellJob(Record):
-    """A cell, or a trial of its learning rate, as an executor is given it."""
+    """A job for an executor: a cell, or a trial of its learning rate."""
 
     key: Key = Field(description="the cell")
     lr: float | None = Field(description="the learning rate; none if nothing is trained")
@@ -338,7 +338,7 @@ class _Serving:
         self._scorer, self._meter = scorer, meter
 
     def ask(self, rows: Sequence[Encoded], question: Question[T]) -> list[T]:
-        """As the scorer's own."""
+        """The scorer's replies; all but losses are booked as serving."""
         with nullcontext() if isinstance(question, Losses) else self._meter.on("serving"):
             return self._scorer.ask(rows, question)
 

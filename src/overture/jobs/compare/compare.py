@@ -159,7 +159,7 @@ def _fitting_ways(config: CompareConfig, context: CellContext) -> tuple[str, ...
         if name == "head" and "linear" in fitting:
             continue
         try:
-            _built(way_named(name, config.tune, config.settings.get(name, ())), config, context)
+            _build_once(way_named(name, config.tune, config.settings.get(name, ())), config, context)
         except UserError as error:
             context.listener(NoticeEvent(text=f"{name} is left out: {error.what}"))
         else:
@@ -167,8 +167,8 @@ def _fitting_ways(config: CompareConfig, context: CellContext) -> tuple[str, ...
     return tuple(fitting)
 
 
-def _built(way: Way, config: CompareConfig, context: CellContext) -> None:
-    """Build a way once for few rows; rows are encoded when they are asked for, so too long ones are found as well."""
+def _build_once(way: Way, config: CompareConfig, context: CellContext) -> None:
+    """Build a way for few rows, and encode its test rows, so that rows which are too long are found early."""
     built_way = way.make(context.resources, context.rows(config.sizes[0], config.tune.seed), config.tune.seed)
     assert built_way.rows["test"]
 
@@ -381,7 +381,7 @@ class _Comparison:
     def _check_fit(self, way: Way) -> None:
         """Build a way once, so that one that does not fit is refused before hours are spent."""
         try:
-            _built(way, self.config, self.context)
+            _build_once(way, self.config, self.context)
         except UserError as error:
             where = f"--way {way.name}" + (f": {error.where}" if error.where else "")
             raise type(error)(

@@ -85,7 +85,7 @@ class CellFolder:
         self.files.keep(cell.model_copy(update={"config": self._identity(way, cell.key, cell.lr)}))
 
     def cells(self, keys: Iterable[Key]) -> list[Cell]:
-        """Those of the cells that are there.
+        """The cells of some keys, as far as they are stored.
 
         Raises:
             StoreError: a file is damaged.
@@ -205,7 +205,7 @@ class CellFolder:
         return self.folder / "speeds" / f"{way.name.replace(':', '_')}.json"
 
     def plan(self, request: PlanRequest) -> Plan | None:
-        """The plan of an earlier call for the same, so that going on does not plan anew.
+        """The plan that an earlier call made for the same request; None where there is none.
 
         Raises:
             StoreError: the file is damaged.
@@ -214,7 +214,7 @@ class CellFolder:
         return record.plan if record and record.request == request else None
 
     def keep_plan(self, request: PlanRequest, plan: Plan) -> None:
-        """Write what is to be run, and for which request."""
+        """Write a plan and its request."""
         write_json(self.folder / "plan.json", _KeptPlan(request=request, plan=plan).dump())
 
     # -- identity

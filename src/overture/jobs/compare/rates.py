@@ -63,7 +63,7 @@ class Rates:
     ) -> None:
         self._ways, self._folder, self._trials, self._listener, self._seeds = ways, folder, trials, listener, seeds
         self.seconds = 0.0
-        """Spent on trials."""
+        """Seconds spent on trials."""
 
     def choose_all(self, plan: Plan) -> None:
         """Choose the rates of all ways that have cells to run; a way that cannot be trained is left to its cells.

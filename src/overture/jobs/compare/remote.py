@@ -17,7 +17,7 @@ CELL, TRIAL = "cell", "trial"
 
 
 class CellsRequest(Record):
-    """What the cells are of."""
+    """The comparison that a worker's cells belong to."""
 
     config: CompareConfig = Field(description="the request")
     ways: tuple[str, ...] = Field(description="names of the ways that are run")
@@ -36,7 +36,7 @@ class CellRunner:
     """Runs cells and trials of learning rates; meets `jobs.run.worker.JobRunner`.
 
     Args:
-        request: what they are of.
+        request: the comparison that they belong to.
         store: where prompts are.
     """
 

@@ -132,7 +132,7 @@ class Compared:
 
     @property
     def rates(self) -> tuple[float, ...]:
-        """Those of the baseline, its default first; one alone where the user set it."""
+        """The baseline's learning rates, its default first; only the user's where one is set."""
         baseline = baseline_of(self.baseline)
         if baseline.learning_rate is None:
             return ()
@@ -142,7 +142,7 @@ class Compared:
 
     @property
     def needs_rows(self) -> bool:
-        """All but the template alone, or with a text."""
+        """False for the template alone, and for the template with a text."""
         return self.baseline not in ("none", "text")
 
     @property

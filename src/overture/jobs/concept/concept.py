@@ -317,7 +317,7 @@ def _measured(
     is_held_out: bool,
     config: ConceptConfig,
 ) -> ConceptErrors:
-    """What the vectors are worth beside the word that they began at."""
+    """Errors with the vectors and with the word that they began at, on the same draws."""
     draws = learner.fixed(images, config.draws, config.seed, "measured")
     words = {name: values.to(learner.model.device) for name, values in start.items()}
     of_concept, of_word = [

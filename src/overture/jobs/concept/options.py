@@ -34,7 +34,7 @@ CAPTIONS = {
 """Captions that say little beside the concept, so that its vectors must say the rest."""
 
 TOKEN = r"[^\s{}]{1,64}"
-"""What a token may be: one word without braces."""
+"""Pattern of a token: one word without braces."""
 
 
 def is_token(text: str) -> bool:

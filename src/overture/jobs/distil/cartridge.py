@@ -152,14 +152,14 @@ class Talk:
     """A conversation about a piece of the text, encoded in three ways.
 
     Args:
-        used: question and answer, as the prompt will be used.
-        trained: the same tokens, all but the first predicted: the student's row.
-        taught: the same with the piece in front: the teacher's row.
+        request_row: question and answer, as the prompt will be used.
+        student_row: the same tokens, all but the first predicted.
+        teacher_row: the same with the piece in front.
     """
 
-    used: Encoded
-    trained: Encoded
-    taught: Encoded
+    request_row: Encoded
+    student_row: Encoded
+    teacher_row: Encoded
 
 
 class _SelfStudy:
@@ -234,8 +234,8 @@ class _SelfStudy:
         if self.is_stop_asked():
             return self._stopped_early()
         start = self._start()
-        student = _Student(PromptedModel(self.backbone, start), self._taught(train_talks))
-        judge = _Student(PromptedModel(self.backbone, start), self._taught(held_out))
+        student = _Student(PromptedModel(self.backbone, start), self._readouts(train_talks))
+        judge = _Student(PromptedModel(self.backbone, start), self._readouts(held_out))
         fit = self._fitted(student, train_talks, judge, held_out)
         if not fit.best and fit.status != "interrupted":
             raise Diverged("the loss became NaN or infinite in the first epoch", fix="--set train.lr=0.001")
@@ -243,7 +243,7 @@ class _SelfStudy:
             return self._stopped_early()
         with torch.no_grad():
             start.trainable()["values"].copy_(fit.best["values"])
-        ways = self._measured(start.injection(), held_out, judge.taught)
+        ways = self._measured(start.injection(), held_out, judge.readouts)
         manifest = self._manifest(task or self.task, origin, fit, ways)
         folder = store.add(manifest, {key: value.cpu().contiguous() for key, value in prompt_tensors(start).items()})
         return CartridgeResult(
@@ -290,8 +290,8 @@ class _SelfStudy:
         Raises:
             DataError: all of them are.
         """
-        trained_answers = {talk.trained.answer_ids for talk in train_talks}
-        unseen = [talk for talk in held_out if talk.trained.answer_ids not in trained_answers]
+        trained_answers = {talk.student_row.answer_ids for talk in train_talks}
+        unseen = [talk for talk in held_out if talk.student_row.answer_ids not in trained_answers]
         if not unseen:
             raise DataError(
                 "no held-out conversation differs from those that are trained on",
@@ -346,7 +346,7 @@ class _SelfStudy:
         tail = ids[first:]
         assert (*without_bos.input_ids, *without_bos.anchor_ids, *(without_bos.answer_ids or ()))[1:] == tail
         student_row = Encoded.of_ids(0, (), ids[:first], Answer(tail))
-        return Talk(request_row, student_row, taught=self._behind(piece, ids[first - 1 : first], tail))
+        return Talk(request_row, student_row, teacher_row=self._behind(piece, ids[first - 1 : first], tail))
 
     # -- and learns to say the same without the text
 
@@ -361,11 +361,11 @@ class _SelfStudy:
         return build(request).to(self.backbone.device)
 
     @torch.no_grad()
-    def _taught(self, talks: Sequence[Talk]) -> list[Readout]:
+    def _readouts(self, talks: Sequence[Talk]) -> list[Readout]:
         """The teacher's readout at each token; a piece runs once for all conversations about it."""
         model = PromptedModel(self.backbone, None, InputCache(notify=self.notices.append))
         readout_of: dict[int, Readout] = {}
-        rows = [replace(talk.taught, row=number) for number, talk in enumerate(talks)]
+        rows = [replace(talk.teacher_row, row=number) for number, talk in enumerate(talks)]
         for batch in scoring_batches(rows, 2 * self.config.train.max_tokens):
             readouts = model.ask(batch, Readouts())
             readout_of |= {row.row: readout.kept() for row, readout in zip(batch, readouts, strict=True)}
@@ -376,7 +376,7 @@ class _SelfStudy:
         self, student: "_Student", train_talks: Sequence[Talk], judge: "_Student", held_out: Sequence[Talk]
     ) -> FitResult:
         rows, held_out_rows = [
-            [replace(talk.trained, row=number) for number, talk in enumerate(talks)]
+            [replace(talk.student_row, row=number) for number, talk in enumerate(talks)]
             for talks in (train_talks, held_out)
         ]
         rate = self.config.train.lr or METHODS["cartridge"].learning_rate["memory"]
@@ -405,7 +405,7 @@ class _SelfStudy:
     ) -> dict[str, Knowledge]:
         """Measure each way to give the model the text, on held-out conversations."""
         whole = (*self.head, *self.ids)
-        longest = max(talk.used.num_tokens for talk in talks)
+        longest = max(talk.request_row.num_tokens for talk in talks)
         fits = len(whole) + longest <= self.backbone.info.max_length
         if not fits:
             self.notices.append(f"the whole text has {len(self.ids)} tokens: the model cannot read it at once")
@@ -415,8 +415,8 @@ class _SelfStudy:
             "cartridge": cartridge,
             **({"whole text": self._memory_of(whole)} if fits else {}),
         }
-        student_rows = [replace(talk.trained, row=number) for number, talk in enumerate(talks)]
-        request_rows = [replace(talk.used, row=number) for number, talk in enumerate(talks)]
+        student_rows = [replace(talk.student_row, row=number) for number, talk in enumerate(talks)]
+        request_rows = [replace(talk.request_row, row=number) for number, talk in enumerate(talks)]
         max_tokens = self.config.train.max_tokens
         ways: dict[str, Knowledge] = {}
         for way, injection in injections.items():
@@ -464,11 +464,11 @@ class _Student:
 
     Args:
         model: the model under the memory.
-        taught: the teacher's readout of each row, by the row's number.
+        readouts: the teacher's readout of each row, by the row's number.
     """
 
     def __init__(self, model: PromptedModel, readouts: Sequence[Readout]) -> None:
-        self.model, self.taught = model, readouts
+        self.model, self.readouts = model, readouts
 
     def trainable(self) -> dict[str, Tensor]:
         """The memory's trained columns."""
@@ -484,7 +484,7 @@ class _Student:
 
     def loss(self, rows: Sequence[Encoded]) -> Tensor:
         """Divergence from the model with the text, summed over the tokens."""
-        teacher = [self.taught[row.row] for row in rows]
+        teacher = [self.readouts[row.row] for row in rows]
         return divergence(self.model.backbone, teacher, self.model.ask(rows, Readouts())).sum()
 
     @torch.no_grad()

@@ -33,7 +33,7 @@ class CartridgeConfig(Config):
 
 
 class PruneConfig(Config):
-    """How much is tried."""
+    """Options of pruning."""
 
     keep: tuple[Share, ...] = Field(
         (0.75, 0.5, 0.33, 0.25), min_length=1, description="Share to keep; each is tried, for tokens, then for pieces."

@@ -75,7 +75,7 @@ class SessionLearner:
         self._after_round(self.learner.model(None) if self.stored.manifest.text else self.stored.model(), 0)
 
     def step(self) -> bool:
-        """Learn again if there are new labels, store the prompt if that is asked; whether anything was done."""
+        """Learn from new labels, and store the prompt where the page asks for it; returns whether it did anything."""
         labels = self.session.teaching()
         is_new = labels != self.labels and len(labels) >= _FEWEST_LABELS and len(set(labels.values())) > 1
         if is_new:

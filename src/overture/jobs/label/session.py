@@ -160,7 +160,7 @@ class Session:
             write_json(self.folder / _LABELS, GivenLabels(labels={**labels, index: label}).dump())
 
     def take_back(self) -> int | None:
-        """Forget the last label; the row that had it."""
+        """Remove the last label and return its row."""
         with self._changing():
             labels = self.labels()
             if not labels:
@@ -170,7 +170,7 @@ class Session:
             return index
 
     def _changing(self) -> AbstractContextManager[None]:
-        """No label is lost where two windows label at once."""
+        """Lock the labels, so that none is lost where two windows label at once."""
         return exclusive(self.folder / "labels.lock", f"the labels of {self.name}", wait_s=5.0)
 
     def teaching(self) -> dict[int, str]:

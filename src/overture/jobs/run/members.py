@@ -1,4 +1,4 @@
-"""A group of settings on the same rows, trained as one cohort: after each epoch somebody says which go on."""
+"""A group of settings on the same rows, trained as one cohort: after each epoch a callback says which go on."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path

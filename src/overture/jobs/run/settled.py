@@ -1,4 +1,4 @@
-"""What a request leaves open, fixed when its run begins, so that a resumed run is the same run."""
+"""Settings that a request leaves open, fixed when its run begins, so that a resumed run is the same run."""
 
 from typing import TYPE_CHECKING, TypeVar
 

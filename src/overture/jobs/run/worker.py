@@ -1,6 +1,6 @@
-"""A process that runs jobs for another one: what it is told and what it answers is JSON, and nothing else.
+"""A process that runs jobs for another one: jobs and replies are JSON, and nothing else.
 
-It does not know what brought it here; `on_ray` starts it on a Ray cluster. What it works on is opened once, from a
+It does not know how it was started; `on_ray` starts it on a Ray cluster. Its `JobRunner` is opened once, from a
 `Setup`, so that a model is loaded once for all jobs.
 """
 
@@ -22,7 +22,7 @@ _RANGE = "overture.jobs."
 
 
 class Setup(Record):
-    """What a worker opens before its first job."""
+    """The module, request and store that a worker opens before its first job."""
 
     module: str = Field(description="of this package: its `opened(request, store)` gives a `JobRunner`")
     request: str = Field(description="the resolved request, as JSON")
@@ -57,7 +57,7 @@ class Failure(Record):
 
 
 class Reply(Record):
-    """What became of a job."""
+    """The outcome of a job: its result, or its failure."""
 
     seconds: float
     result: str | None = Field(None, description="the result as JSON; none where the job failed")
@@ -65,7 +65,7 @@ class Reply(Record):
 
 
 class JobRunner(Protocol):
-    """What a worker works on."""
+    """Runs a worker's jobs, on rows and a model that were opened once."""
 
     @property
     def facts(self) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Groups of settings that train side by side: what is asked, what becomes of each, and training one in this process."""
+"""Groups of settings that train side by side: their requests, their outcomes, and training in this process."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ from overture.train.options import TrainConfig
 CHECKPOINT, PARTS = "checkpoint.safetensors", "parts.json"
 
 Pause = Callable[[int, Sequence[str]], int]
-"""From the epochs that a group has run, and the keys of those that go on: the epoch at whose end it is next decided."""
+"""Takes the number of epochs that a group has run and its running keys; gives the epoch after which it decides next."""
 
 
 class Group(Record):
@@ -44,7 +44,7 @@ class Group(Record):
 
 
 class Fitted(Record):
-    """What became of a member of a group."""
+    """The outcome of a member's training."""
 
     status: Status
     history: list[EpochRecord]
@@ -90,7 +90,7 @@ class RateJob(Record):
 
     @property
     def name(self) -> str:
-        """Of the method and the place."""
+        """Method and place."""
         return f"{self.prompt.method} {self.prompt.place}"
 
 
@@ -111,7 +111,7 @@ class Trainer(Protocol):
             pause: tells how long no decision can be due.
 
         Returns:
-            What became of each member, by key.
+            The outcome of each member, by key.
 
         Raises:
             Stopped: a stop was asked for; the group can go on.
@@ -158,7 +158,7 @@ def found_rate(state: SearchState, job: RateJob) -> FoundRate:
 
 
 def fitted(work: Work, group: Group, member: SeededSetting, result: FitResult, run_folder: Path) -> Fitted:
-    """What became of a member; the best values of one that came to its end are kept, and scored where that is asked."""
+    """The outcome of a member; a finished one's best values are stored, and scored where the group wants scores."""
     record = Fitted(status=result.status, history=result.progress.history, seconds=result.progress.seconds)
     if not (result.best and record.is_done):
         return record

@@ -24,7 +24,7 @@ RATE, TRAIN = "rate", "train"
 
 
 class PartsRequest(Record):
-    """What the parts are of."""
+    """The search that a worker's parts belong to."""
 
     config: SearchRequest = Field(description="the request, settled")
     folder: Path = Field(description="of the run, as workers see it")
@@ -40,14 +40,14 @@ class TrainJob(Record):
 
 
 class Fits(RootModel[dict[str, Fitted]]):
-    """What became of members, by key."""
+    """Outcomes of members, by key."""
 
 
 class SearchRunner:
     """Trains parts of groups; meets `jobs.run.worker.JobRunner`.
 
     Args:
-        request: what they are of.
+        request: the search that they belong to.
         store: where prompts are.
 
     Attributes:
@@ -68,7 +68,7 @@ class SearchRunner:
         self._listener(event)
 
     def run(self, kind: str, job: str, listener: Listener) -> str:
-        """A range test's rate or what became of members, as JSON; their state and values are in the search's folder."""
+        """A range test's rate or members' outcomes, as JSON; their state and values are in the search's folder."""
         self._listener = listener
         state = self._state
         try:

@@ -136,14 +136,14 @@ class _Task:
         model: the model under its part of the prompt.
         first: number of its first training row among those of all tasks.
         teacher: its own prompt.
-        taught: the teacher's predictions and hidden states for each training row.
+        readouts: the teacher's predictions and hidden states for each training row.
     """
 
     work: Work
     model: PromptedModel
     first: int
     teacher: Single | None = None
-    taught: list[Readout] = field(default_factory=list)
+    readouts: list[Readout] = field(default_factory=list)
 
     @property
     def name(self) -> str:
@@ -204,8 +204,8 @@ class _Trainee:
     def _loss(self, task: _Task, rows: list[Encoded]) -> Tensor:
         backbone, student = task.work.backbone, task.model.ask(rows, Readouts())
         loss = right(backbone, student, rows)
-        if task.taught:
-            teacher = [task.taught[row.row - task.first] for row in rows]
+        if task.readouts:
+            teacher = [task.readouts[row.row - task.first] for row in rows]
             loss = loss + self.logits * divergence(backbone, teacher, student, self.temperature)
             loss = loss + self.hidden * distance(teacher, student)
         # A free-text row's answer tokens count as one row, whatever the other rows of the pass; a label has its weight.
@@ -345,7 +345,7 @@ class _Multi:
                 readouts = teacher.ask(batch, Readouts())
                 readout_of |= {row.row: readout.kept() for row, readout in zip(batch, readouts, strict=True)}
                 task.work.progress(f"{task.name}: asking the teacher")(len(readout_of), len(rows))
-            task.taught = [readout_of[row.row] for row in rows]
+            task.readouts = [readout_of[row.row] for row in rows]
 
     # -- all together
 

@@ -26,7 +26,7 @@ FOLDERS = "workers"
 
 
 class SeedsRequest(Record):
-    """What the seeds are of."""
+    """The run that a worker's seeds belong to."""
 
     config: TuneConfig = Field(description="the request, settled")
     folder: Path = Field(description="of the run, as workers see it")
@@ -39,12 +39,12 @@ class SeedsJob(Record):
 
     @property
     def name(self) -> str:
-        """Of their folder."""
+        """The name of the seeds' folder."""
         return "-".join(map(str, self.seeds))
 
 
 class SeedResults(RootModel[list[SeedResult]]):
-    """What became of them, in their order."""
+    """Results of a job's seeds, in their order."""
 
 
 def facts_of(work: Work) -> dict[str, str]:
@@ -58,7 +58,7 @@ class SeedRunner:
     """Trains and scores seeds; meets `jobs.run.worker.JobRunner`.
 
     Args:
-        request: what they are of.
+        request: the run that they belong to.
         store: where prompts are.
     """
 

@@ -248,7 +248,7 @@ def _worths(scores: Scores, reference: str) -> list[WayWorth]:
 
 
 def _worth(scores: Scores, way: str, reference: str, sizes: Mapping[str, Sequence[int]]) -> Worth:
-    """Over the seeds that both have at all their sizes: a seed draws the same rows for both."""
+    """Worth of a way over the seeds that both ways have at all their sizes: a seed draws the same rows for both."""
     seeds = set.intersection(*(set(scores.cells(name, size)) for name in (way, reference) for size in sizes[name]))
     if not seeds:
         return NOT_READ_OFF
