@@ -125,7 +125,7 @@ def run_page(facts: RunFacts) -> str:
         result=facts.result,
         split=facts.split,
         words=verdict_words(facts),
-        mood=_mood(facts.result.compared or {}),
+        mood=_mood((facts.result.compared or {}).get("no_prompt")),
         score_figure=svgs(lambda width: interval_chart(rows, metric, width), "scores with their 95% intervals"),
         loss_figure=svgs(
             lambda width: loss_chart(facts.steps, facts.epochs, width), "training and validation loss by epoch"
@@ -166,7 +166,7 @@ def verdict_words(facts: RunFacts) -> VerdictWords:
         f"{100 * gap.low:+.1f} to {100 * gap.high:+.1f}, p {p if p.startswith('<') else f'= {p}'}."
     )
     scores = f"{metric} {against.a:.3f} against {against.b:.3f}"
-    match _mood({"no_prompt": against}):
+    match _mood(against):
         case "sure":
             also = ". The doctor found something, too: see below." if facts.findings else ""
             return VerdictWords(
@@ -179,9 +179,8 @@ def verdict_words(facts: RunFacts) -> VerdictWords:
     return VerdictWords(what=what, why=figures, next=first_fix or "Score more rows: overture eval with a larger file.")
 
 
-def _mood(comparisons: dict[str, Any]) -> str:
-    """The verdict's colour: sure, worse, or none."""
-    against: Paired | None = comparisons.get("no_prompt")
+def _mood(against: Paired | None) -> str:
+    """The verdict's colour from the comparison with no prompt: sure, worse, or none."""
     if against is None or against.p_value >= _SURE or against.difference.value == 0:
         return ""
     return "sure" if against.difference.value > 0 else "worse"
