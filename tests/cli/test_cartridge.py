@@ -53,7 +53,7 @@ def test_teacher_and_student_read_the_same_conversation(inside, backbone) -> Non
     for talk in talks:
         assert talk.teacher_row.answer_ids == talk.student_row.answer_ids
         assert talk.teacher_row.anchor_ids == talk.student_row.anchor_ids[-1:]
-        used = (*talk.used.input_ids, *talk.used.anchor_ids, *talk.used.answer_ids)
+        used = (*talk.request_row.input_ids, *talk.request_row.anchor_ids, *talk.request_row.answer_ids)
         assert (*talk.student_row.anchor_ids, *talk.student_row.answer_ids) == used
         piece = talk.teacher_row.input_ids[len(inside.head) :]
         assert backbone.text.tokenizer.decode(piece) in TEXT
@@ -129,8 +129,10 @@ def test_measures_are_those_of_the_model_with_each_memory(inside, backbone) -> N
     # The whole text in front, token by token, in the library's own way.
     total, count = 0.0, 0
     for talk in talks:
-        answer = talk.used.answer_ids
-        ids = torch.tensor([[*inside.head, *inside.ids, *talk.used.input_ids, *talk.used.anchor_ids, *answer]])
+        answer = talk.request_row.answer_ids
+        ids = torch.tensor(
+            [[*inside.head, *inside.ids, *talk.request_row.input_ids, *talk.request_row.anchor_ids, *answer]]
+        )
         found = backbone.model(ids, use_cache=False).logits[0, -len(answer) - 1 : -1].log_softmax(-1)
         total -= float(found[torch.arange(len(answer)), torch.tensor(answer)].sum())
         count += len(answer)

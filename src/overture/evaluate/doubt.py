@@ -251,13 +251,13 @@ def answer_threshold(answers: Sequence[tuple[int, bool]], precision: float) -> T
     if n < fewest:
         return None
     by_confidence = sorted(answers, reverse=True)
-    # Fixed by the numbers of rows alone, before anybody looks at what is right.
+    # The counts to test follow from the number of rows alone, not from which answers are right.
     counts = sorted({fewest + (n - fewest) * step // (_NUM_STEPS - 1) for step in range(_NUM_STEPS)})
     starts = {len(counts) * chain // _NUM_CHAINS for chain in range(_NUM_CHAINS)}
     best = None
     for start in starts:
         for count in counts[start:]:
-            # Below all answers of the count-th's confidence, equal ones included.
+            # The highest confidence below that of the first `count` answers; answers of equal confidence stay together.
             above = next(
                 (confidence for confidence, _ in by_confidence[count:] if confidence < by_confidence[count - 1][0]), -1
             )

@@ -346,7 +346,7 @@ class Host:
         # A copy that shares the weights: the model itself stays as it is.
         adapted_backbone = with_lora(self.backbone, adapter, values=inner) if adapter else self.backbone
         prompt = prompt_from(values, config_of(manifest), prompt_source(adapted_backbone, encoder))
-        # Where the weights are still to be read, a prompt that stands as vectors answers as well, and needs none.
+        # Compiling needs the weights. Where they are not read yet, the prompt answers the same uncompiled.
         ready_prompt: Injection | RowMethod = prompt
         if isinstance(prompt, Injection) and not is_unread(adapted_backbone.model):
             ready_prompt = compiled_prompt(adapted_backbone, prompt)
@@ -438,7 +438,7 @@ class Host:
             for index in indices:
                 if head := items[index].head:
                     injections[index] = head.injection(injections[index])
-            # Prompt by prompt, in the order of the texts: what prompts read in the same order is kept once.
+            # Prompt by prompt, in the order of the texts: prompts that read the same texts then share what is kept.
             for index in indices:
                 by_question.setdefault(items[index].question, []).append(index)
         answers: dict[int, Any] = {}

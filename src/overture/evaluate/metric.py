@@ -80,7 +80,7 @@ def answer_text(answer: object, part: Callable[[Any], str] | None = None) -> str
         return f"{answer:.6g}" if isinstance(answer, float) else str(answer)
     if part:
         return "; ".join(map(part, answer)) or "none"
-    # Without the row a span is its label with its places.
+    # Without the row's text a span is written as its label and its places.
     return " | ".join(" ".join(map(str, p)) if isinstance(p, tuple) else str(p) for p in answer) or "none"
 
 

@@ -121,7 +121,7 @@ def _probe(
 def _stored(store: Store, backbone: Backbone, source_of: Callable[[], PromptSource]) -> Callable[[str], Injection]:
     def prompt(ref: str) -> Injection:
         manifest, tensors = load_artifact(store.get(ref))
-        # Its values are a start, to be trained and measured anew, so no notice of what could not be compared.
+        # The values are a start, trained and measured anew: notices of what could not be compared are dropped.
         check_backbone(manifest.backbone, backbone)
         if any(name.startswith(STATE) for name in tensors):
             raise ConfigError(
@@ -131,7 +131,7 @@ def _stored(store: Store, backbone: Backbone, source_of: Callable[[], PromptSour
                 wanted="a prompt that is the same for all rows",
                 fix="name a prompt of another method: `overture list` shows them",
             )
-        # It may be of a task with other labels.
+        # The stored prompt may be of a task with other labels.
         source = replace(source_of(), candidates=None)
         injection = prompt_from(values_of(manifest, tensors, backbone), config_of(manifest), source)
         assert isinstance(injection, Injection)

@@ -172,7 +172,7 @@ def read_manifest_json(folder: Path) -> tuple[Manifest, str]:
     precheck.check_folder(folder)
     path = folder / MANIFEST_FILE
     with precheck.open_plain(path) as handle:
-        # By its size: room for the longest one would be asked for anew with each of very many.
+        # Read by the file's size: a buffer for the longest manifest would be allocated anew for each of many.
         num_bytes = os.fstat(handle.fileno()).st_size
         raw = handle.read(min(num_bytes, precheck.MAX_MANIFEST_BYTES) + 1)
     if len(raw) > precheck.MAX_MANIFEST_BYTES:

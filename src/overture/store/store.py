@@ -424,7 +424,7 @@ def _no_collection() -> Iterator[None]:
         yield
     finally:
         if was_enabled:
-            # What was made counts as old at once: else all of it would be searched now.
+            # This moves the new objects to the oldest generation: else the collector would search all of them now.
             gc.freeze()
             gc.unfreeze()
             gc.enable()

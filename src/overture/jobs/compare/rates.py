@@ -79,7 +79,7 @@ class Rates:
                 except (StoreError, DiskFull):
                     raise
                 except OvertureError:
-                    # Told with the way's first cell, which tries again.
+                    # The way's first cell tries again, and reports the error.
                     continue
 
     def of(self, way: Way, plan: Plan) -> float | None:

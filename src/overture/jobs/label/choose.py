@@ -39,7 +39,7 @@ def diverse(shares_NC: Tensor, features_ND: Tensor, count: int, seed: int) -> li
         distances_N = torch.minimum(distances_N, (lengths_N + lengths_N[last] - 2 * products_N).clamp_min(0))
         distances_N[indices] = 0
         if float(distances_N.sum()) <= 0:
-            # Equal rows teach the same: the rest in their order.
+            # All rows that are left equal one that was drawn: they follow in their order.
             others = [index for index in range(len(shares_NC)) if index not in set(indices)]
             return [*indices, *others[: count - len(indices)]]
         indices.append(int(torch.multinomial(distances_N / distances_N.sum(), 1, generator=random)))

@@ -119,7 +119,7 @@ class SessionLearner:
         tensors, task = prompt_tensors(self.model.prompt), self.session.task
         testing = self.session.testing()
         predictions = self.learner.predictions(self.model, list(testing)) if testing else []
-        # Rows that chance chose and nothing learnt from: they may tell how good the prompt is, and how sure.
+        # Rows that were drawn at random and not trained on: they measure the prompt's score and certainty.
         pairs = [
             (list(task.words).index(gold), prediction.shares or ())
             for gold, prediction in zip(testing.values(), predictions, strict=True)
@@ -145,7 +145,7 @@ class SessionLearner:
 def run(store: Store, name: str, is_over: Callable[[], bool]) -> None:
     """Learn until it is over."""
     session = Session(store, name)
-    # One that was left behind by another server ends after its training.
+    # A learner that another server has left behind ends after its training.
     with exclusive(session.folder / "learner.lock", f"the learner of {name}", wait_s=120.0):
         try:
             learner = SessionLearner(session, Host(store=store))

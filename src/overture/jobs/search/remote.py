@@ -83,7 +83,7 @@ class SearchRunner:
         part, checkpoint = job.part, self._folder / job.checkpoint
         checkpoint.parent.mkdir(parents=True, exist_ok=True)
         if not checkpoint.exists():
-            # Else a worker that was lost has begun with this job.
+            # A checkpoint that exists is of a worker that was lost with this job: the job goes on from there.
             job.before.join(self._folder, [member.key for member in part.members], checkpoint)
         work = self._state.in_wording(part.wording)
         results = fit_settings(work, part.members, None, checkpoint, job.until)

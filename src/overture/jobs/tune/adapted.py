@@ -153,13 +153,13 @@ def _fixed(prompt: object) -> OnePrompt:
         return _FixedRows(prompt)
     assert isinstance(prompt, PromptMethod)
     with torch.no_grad():
-        # Without gradients nothing is drawn: it stands where it will when it is used.
+        # Without gradients a method draws nothing at random: the prompt has the values that it has in use.
         return _detached(prompt.injection())
 
 
 def _detached(injection: Injection) -> Injection:
     constant = injection.map(Tensor.detach)
-    # What its vectors had to predict was for their own training.
+    # Targets of the vectors are a loss of their own training.
     return replace(constant, vectors=replace(constant.vectors, targets=())) if constant.vectors else constant
 
 
