@@ -123,10 +123,8 @@ class Encoder:
         long = [item for item in encoded if most is not None and item.target.num_tokens > most]
         self._odd.long |= {rows[item.row].where: None for item in long}
         if with_answer:
-            without_target = sorted(
-                {item.row for item in encoded} - {item.row for item in encoded if item.target.is_known}
-            )
-            self._odd.lost |= {rows[number].where: None for number in without_target}
+            no_target = sorted({item.row for item in encoded} - {item.row for item in encoded if item.target.is_known})
+            self._odd.lost |= {rows[number].where: None for number in no_target}
         self.notices[:] = self._notices()
         return encoded
 

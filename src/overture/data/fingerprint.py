@@ -34,14 +34,12 @@ def facts_of_splits(splits: Splits) -> dict[str, SplitFacts]:
     return {name: facts_of(getattr(splits, name)) for name in SPLITS}
 
 
-def check_rows(
-    recorded: Mapping[str, SplitFacts], current: Mapping[str, SplitFacts], data: DataConfig, fix: str
-) -> None:
+def check_rows(before: Mapping[str, SplitFacts], now: Mapping[str, SplitFacts], data: DataConfig, fix: str) -> None:
     """Refuse rows that are not those that a run began with.
 
     Args:
-        recorded: of each split when the run began; empty in runs of older versions, which recorded nothing.
-        current: of the splits that are used now.
+        before: of each split when the run began; empty in runs of older versions, which recorded nothing.
+        now: of the splits that are used now.
         data: says where the rows are.
         fix: what to do.
 
@@ -49,9 +47,9 @@ def check_rows(
         DataError: names each split that differs, and how.
     """
     problems = [
-        Problem(name, _difference(recorded[name], facts))
-        for name, facts in current.items()
-        if name in recorded and recorded[name] != facts
+        Problem(name, _difference(before[name], facts))
+        for name, facts in now.items()
+        if name in before and before[name] != facts
     ]
     if problems:
         sources = [getattr(data, name) for name in ("path", "train", "validation", "test", "dataset")]
@@ -63,9 +61,9 @@ def check_rows(
         )
 
 
-def _difference(recorded: SplitFacts, current: SplitFacts) -> str:
-    if recorded.count != current.count:
-        return f"{current.count} rows now, {recorded.count} when the run began"
-    if recorded.in_any_order == current.in_any_order:
-        return f"the same {current.count} rows in another order"
-    return f"other rows among the {current.count}"
+def _difference(before: SplitFacts, now: SplitFacts) -> str:
+    if before.count != now.count:
+        return f"{now.count} rows now, {before.count} when the run began"
+    if before.in_any_order == now.in_any_order:
+        return f"the same {now.count} rows in another order"
+    return f"other rows among the {now.count}"

@@ -179,20 +179,13 @@ def _sources(
         for text, label in zip(values, labels, strict=True):
             labels_of[str(text)].add(label)
         is_name = len(rows) < _FEWEST_ROWS * len(labels_of)
-        is_label = all(
-            normal_spelling(text) in map(normal_spelling, labels_of_text) for text, labels_of_text in labels_of.items()
-        )
-        if (
-            len(labels_of) < 2
-            or is_name
-            or is_label
-            or any(len(labels_of_text) > 1 for labels_of_text in labels_of.values())
-        ):
+        is_label = all(normal_spelling(text) in map(normal_spelling, golds) for text, golds in labels_of.items())
+        if len(labels_of) < 2 or is_name or is_label or any(len(golds) > 1 for golds in labels_of.values()):
             continue
         yield SourceOfLabel(
             what=fact,
             values=len(labels_of),
-            examples=[f"{text}: {min(labels_of_text)}" for text, labels_of_text in list(labels_of.items())[:3]],
+            examples=[f"{text}: {min(golds)}" for text, golds in list(labels_of.items())[:3]],
         )
 
 

@@ -212,14 +212,14 @@ def _spellings(labels: Mapping[str, int]) -> tuple[list[str], dict[str, list[str
         # There is nothing else to tell apart.
         return list(labels), {}
     # The commonest spelling stays, without odd white space.
-    groups_by_label = {
+    by_label = {
         clean_label(min(group, key=lambda label: (label != clean_label(label), -labels[label], label))): group
         for group in groups.values()
     }
     other_spellings = {
-        label: [spelling for spelling in group if spelling != label] for label, group in groups_by_label.items()
+        label: [spelling for spelling in group if spelling != label] for label, group in by_label.items()
     }
-    return list(groups_by_label), {label: spellings for label, spellings in other_spellings.items() if spellings}
+    return list(by_label), {label: spellings for label, spellings in other_spellings.items() if spellings}
 
 
 def _with_spellings(
@@ -286,15 +286,13 @@ def _with_drops(
     """The task with `data.drop` for rows without text or label, if there are any beside good ones."""
     rows = [row for members in rows_of.values() for row in members]
     tests = {"empty": is_empty, "unlabelled": is_unlabelled}
-    places_of = {
-        drop_name: [_place(row.where) for row in rows if is_so(task, row)] for drop_name, is_so in tests.items()
-    }
-    drop = [drop_name for drop_name, places in places_of.items() if 0 < len(places) < len(rows)]
+    places_of = {name: [_place(row.where) for row in rows if is_so(task, row)] for name, is_so in tests.items()}
+    drop = [name for name, places in places_of.items() if 0 < len(places) < len(rows)]
     if not drop:
         return values, task
-    for drop_name in drop:
-        places = places_of[drop_name]
-        notes.append(f"rows left out by data.drop: {len(places)} {drop_name} ({_first_of(places)})")
+    for name in drop:
+        places = places_of[name]
+        notes.append(f"rows left out by data.drop: {len(places)} {name} ({_first_of(places)})")
     values = {**values, "data": {**values["data"], "drop": drop}}
     return values, validated(Task, values, "data.drop")
 

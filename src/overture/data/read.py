@@ -163,11 +163,9 @@ def _opened(path: Path, source: Source) -> Container | None:
     source.raw = raw
     # Packed files are named twice: reviews.csv.gz.
     inner = path.with_suffix("") if path.suffix.lower() == ".gz" else path
-    other_program = next(
-        (why for start, why in _OTHER_FILES.items() if raw[:200].lstrip().lower().startswith(start)), None
-    )
-    if other_program and inner.suffix.lower() not in (*WORKBOOK.suffixes, *NPZ.suffixes):
-        source.problem(0, *other_program)
+    refusal = next((why for start, why in _OTHER_FILES.items() if raw[:200].lstrip().lower().startswith(start)), None)
+    if refusal and inner.suffix.lower() not in (*WORKBOOK.suffixes, *NPZ.suffixes):
+        source.problem(0, *refusal)
         return None
     named_container = CONTAINERS.get(source.options.format or "")
     container = named_container or container_of(inner, raw[:_HEAD_BYTES])

@@ -130,11 +130,7 @@ def parts_of(pieces: Sequence[Piece], tokenizer: TextTokenizer, media: Collectio
 
 
 def tokens_of(
-    parts: Sequence[Part],
-    values: Values,
-    tokenizer: TextTokenizer,
-    pick_field: str = "",
-    signals: Signals | None = None,
+    parts: Sequence[Part], values: Values, tokenizer: TextTokenizer, pick: str = "", signals: Signals | None = None
 ) -> RowTokens:
     """Parts as tokens.
 
@@ -142,7 +138,7 @@ def tokens_of(
         parts: of a template.
         values: what the fields show.
         tokenizer: makes the tokens.
-        pick_field: the field of which it is told where its characters went.
+        pick: name of the field whose tokens are recorded with their places; none if empty.
         signals: what stands in the places of images and sounds.
     """
     tokens = RowTokens()
@@ -159,11 +155,11 @@ def tokens_of(
                 tokens.mask = len(tokens.ids)
             tokens.ids += part.ids
         else:
-            _add_run(tokens, part, values, tokenizer, pick_field)
+            _add_run(tokens, part, values, tokenizer, pick)
     return tokens
 
 
-def _add_run(tokens: RowTokens, run: Run, values: Values, tokenizer: TextTokenizer, pick_field: str) -> None:
+def _add_run(tokens: RowTokens, run: Run, values: Values, tokenizer: TextTokenizer, pick: str) -> None:
     """A run behind the tokens that are there."""
     texts = [text_of(piece, values) for piece in run.pieces]
     ends = list(accumulate(map(len, texts)))
@@ -174,10 +170,10 @@ def _add_run(tokens: RowTokens, run: Run, values: Values, tokenizer: TextTokeniz
         first = end - len(text)
         if not isinstance(piece, Slot):
             continue
-        if pick_field and piece == Slot(pick_field) and pick_field not in tokens.places:
+        if pick and piece == Slot(pick) and pick not in tokens.places:
             # From the field's first character; the tokens around it are before 0, or behind its end.
             places = [(shift + i, begin - first, stop - first) for i, (_, begin, stop) in enumerate(offsets)]
-            tokens.places[pick_field] = places
+            tokens.places[pick] = places
         # A token that holds a character of the text is the text's, even if it began in the template.
         text_tokens = [shift + i for i, (_, begin, stop) in enumerate(offsets) if begin < end and stop > first]
         if text_tokens:

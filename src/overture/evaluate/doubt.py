@@ -257,10 +257,9 @@ def answer_threshold(answers: Sequence[tuple[int, bool]], precision: float) -> T
     best = None
     for start in starts:
         for count in counts[start:]:
-            # The highest confidence below that of the first `count` answers; answers of equal confidence stay together.
-            above = next(
-                (confidence for confidence, _ in by_confidence[count:] if confidence < by_confidence[count - 1][0]), -1
-            )
+            # Answers of equal confidence stay together.
+            last = by_confidence[count - 1][0]
+            above = next((confidence for confidence, _ in by_confidence[count:] if confidence < last), -1)
             hits = [is_right for confidence, is_right in by_confidence if confidence > above]
             if binomial_tail(sum(hits), len(hits), precision) > (1 - CONFIDENCE) / _NUM_CHAINS:
                 break

@@ -302,10 +302,8 @@ def _resampled(measure: Metric, outcomes: "Mapping[Any, int]", seed: int, resamp
     import numpy as np
 
     gold, predicted = zip(*outcomes, strict=True)
-    weighted_scores = measure.prepared(gold, predicted)
-    return np.concatenate(
-        [weighted_scores(weights_RU) for weights_RU in _weights(list(outcomes.values()), seed, resamples)]
-    )
+    scores_of = measure.prepared(gold, predicted)
+    return np.concatenate([scores_of(weights_RU) for weights_RU in _weights(list(outcomes.values()), seed, resamples)])
 
 
 def _difference(

@@ -68,25 +68,23 @@ def of_states(states: Tensor, features: Pooled) -> Tensor:
     return {"read": states[:, 0], "mean": states[:, 1], "read+mean": states.flatten(1)}[features]
 
 
-def readings(
-    inputs: Inputs, rows: Mapping[str, Sequence[Encoded]], read_ats: Iterable[ReadAt]
-) -> dict[ReadAt, Features]:
+def readings(inputs: Inputs, rows: Mapping[str, Sequence[Encoded]], places: Iterable[ReadAt]) -> dict[ReadAt, Features]:
     """Features of training and validation rows; the model runs once.
 
     Args:
         inputs: of the model.
         rows: split -> rows.
-        read_ats: what is read; with numbered layers.
+        places: what is read; with numbered layers.
     """
-    read_ats = list(read_ats)
-    layers = tuple(sorted({read_at.layer for read_at in read_ats if read_at.layer is not None}))
+    places = list(places)
+    layers = tuple(sorted({read_at.layer for read_at in places if read_at.layer is not None}))
     states = {name: pooled_features(inputs, rows[name], layers).double() for name in ("train", "validation")}
     return {
         read_at: {
             name: of_states(values[:, layers.index(read_at.layer or 0)], read_at.features or "read")
             for name, values in states.items()
         }
-        for read_at in read_ats
+        for read_at in places
     }
 
 

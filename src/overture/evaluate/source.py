@@ -53,7 +53,7 @@ def prompt_source(
     """
     tokenizer, info, inner = backbone.text.tokenizer, backbone.info, backbone.encoder
     # A manifest holds the fingerprint of the whole model, whichever side the prompt enters.
-    by_name = _stored(store, backbone, lambda: source) if store else no_prompts
+    lookup = _stored(store, backbone, lambda: source) if store else no_prompts
     captions = backbone.captions
     source = PromptSource(
         hidden_size=info.hidden_size,
@@ -69,11 +69,9 @@ def prompt_source(
         head_rows=lambda ids: backbone.head_rows(ids).cpu(),
         candidates=encoder.candidates,
         examples=examples,
-        prompt=by_name,
+        prompt=lookup,
         # Wherever a prompt stands, it is the decoder that predicts words.
-        encoder=replace(prompt_source(inner, encoder, examples), predicts_words=True, prompt=by_name)
-        if inner
-        else None,
+        encoder=replace(prompt_source(inner, encoder, examples), predicts_words=True, prompt=lookup) if inner else None,
         null_id=tokenizer.null_id,
         bos_ids=tokenizer.bos_ids,
         has_words=backbone.family.has_words,

@@ -152,11 +152,9 @@ def _check_kind(values: Mapping[str, Any], where: str) -> None:
             wanted=", ".join(name for name, forms in FORMATS.items() if kind in forms),
             fix="only prompts of language models and of sequence classification can be imported",
         )
-    extra_modules = values.get("modules_to_save") or []
-    is_only_head = (
-        FORMATS[task_type][kind].has_head and isinstance(extra_modules, list) and set(extra_modules) <= set(HEAD)
-    )
-    if extra_modules and not is_only_head:
+    modules = values.get("modules_to_save") or []
+    is_only_head = FORMATS[task_type][kind].has_head and isinstance(modules, list) and set(modules) <= set(HEAD)
+    if modules and not is_only_head:
         raise ArtifactError(
             "the adapter is more than a prompt: it brings trained modules of the model",
             where=where,
@@ -205,21 +203,19 @@ def _tensors(path: Path, form: Format) -> "tuple[dict[str, torch.Tensor], dict[s
 
 def _check_names(names: Sequence[str], form: Format, where: str) -> None:
     """Refuse a file whose header names other tensors than those of a prompt and its classifier."""
-    expected_names = (TABLE, *form.extra)
+    parts = (TABLE, *form.extra)
     heads = {name: match[1] for name in names if form.has_head and (match := _HEAD.fullmatch(name))}
-    other_names = set(names).difference(heads)
+    others = set(names).difference(heads)
     # One tensor under several names: which of them peft takes depends on their order.
     repeats = [name for name, part in heads.items() if list(heads.values()).count(part) > 1]
     problems = [Problem(f"{name!r:.80}", "stands more than once") for name in sorted(repeats)]
-    problems += [
-        Problem(f"{name!r:.80}", "is no part of a prompt") for name in sorted(other_names.difference(expected_names))
-    ]
-    problems += [Problem(name, "is missing") for name in expected_names if name not in other_names]
+    problems += [Problem(f"{name!r:.80}", "is no part of a prompt") for name in sorted(others.difference(parts))]
+    problems += [Problem(name, "is missing") for name in parts if name not in others]
     if problems:
         raise ArtifactError(
             "the file does not hold the tensors of a prompt",
             where=where,
-            wanted=", ".join(expected_names),
+            wanted=", ".join(parts),
             fix="an adapter with a head or embeddings of its own is more than a prompt: use it with peft",
             problems=problems,
         )
@@ -227,11 +223,9 @@ def _check_names(names: Sequence[str], form: Format, where: str) -> None:
 
 def _contradictions(config: AdapterConfig, form: Format, tensors: "dict[str, torch.Tensor]") -> Iterator[Problem]:
     """Differences between config and tensors; facts that the config leaves out are not compared."""
-    odd_shapes = [
-        Problem(n, f"shape {list(t.shape)}") for n, t in tensors.items() if t.dim() != (2 if n == TABLE else 3)
-    ]
-    if odd_shapes:
-        yield from odd_shapes
+    errors = [Problem(n, f"shape {list(t.shape)}") for n, t in tensors.items() if t.dim() != (2 if n == TABLE else 3)]
+    if errors:
+        yield from errors
         return
     table = tensors[TABLE]
     is_seq2seq = form.kinds == ("encoder-decoder",)
@@ -248,11 +242,8 @@ def _contradictions(config: AdapterConfig, form: Format, tensors: "dict[str, tor
             yield Problem(TABLE, f"{table.shape[1]} columns, the config says {layers} * {config.token_dim}")
     if form.extra:
         cols, rows = (tensors[name] for name in form.extra)
-        expected_shapes = (
-            [rows.shape[0], table.shape[0], rows.shape[1]],
-            [cols.shape[0], cols.shape[2], table.shape[1]],
-        )
-        for name, shape in zip(form.extra, expected_shapes, strict=True):
+        shapes = ([rows.shape[0], table.shape[0], rows.shape[1]], [cols.shape[0], cols.shape[2], table.shape[1]])
+        for name, shape in zip(form.extra, shapes, strict=True):
             if list(tensors[name].shape) != shape:
                 yield Problem(name, f"shape {list(tensors[name].shape)}, wanted {shape}")
 

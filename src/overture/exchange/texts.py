@@ -163,18 +163,16 @@ def lost_in_text(manifest: Manifest, tensors: Mapping[str, Any]) -> list[str]:
     """Sentences on what other programs do otherwise."""
     del tensors
     text, task = _facts(manifest)
-    sentences = ["The words travel to any model; the scores hold for the model that they were found with."]
+    notes = ["The words travel to any model; the scores hold for the model that they were found with."]
     if task.is_calibrated:
-        sentences.append("Label scores are calibrated here; a program that only compares words gives other answers.")
+        notes.append("Label scores are calibrated here; a program that only compares words gives other answers.")
     if task.is_scaled:
-        sentences.append(
-            "Label scores have a temperature and biases here; a program that only compares words has neither."
-        )
+        notes.append("Label scores have a temperature and biases here; a program that only compares words has neither.")
     if any(len(words) > 1 for words in task.words.values()):
-        sentences.append("A label with several words has the first of them; here their probabilities add up.")
+        notes.append("A label with several words has the first of them; here their probabilities add up.")
     if text.shots and not isinstance(task.template, str):
-        sentences.append("Examples stand as turns of the chat, as the model's own chat template writes them.")
-    return sentences
+        notes.append("Examples stand as turns of the chat, as the model's own chat template writes them.")
+    return notes
 
 
 TEXT_FORMATS: "dict[str, Callable[[Manifest, dict[str, torch.Tensor]], Files]]" = {

@@ -283,11 +283,8 @@ def _request(
         source = task.model_dump(mode="json", exclude_unset=True)
     if rows is not None:
         values = task_values(source)
-        data_options = {name: value for name, value in (values.get("data") or {}).items() if name not in _SOURCES}
-        source = {
-            **values,
-            "data": {**data_options, **_kept_rows(rows, str(values.get("name", "rows")), store, listener)},
-        }
+        data = {name: value for name, value in (values.get("data") or {}).items() if name not in _SOURCES}
+        source = {**values, "data": {**data, **_kept_rows(rows, str(values.get("name", "rows")), store, listener)}}
     try:
         return resolved(model, source, settings, prompt_use=prompt_use)
     except ConfigError as error:

@@ -113,10 +113,8 @@ def _worth(concept: "Concept") -> str:
         return "Not measured."
     rows = {"the vectors": errors.concept, "the word": errors.word, "word minus vectors": errors.difference}
     table = [f"| {name} | {score.value:.4g} | {score.low:.4g} to {score.high:.4g} |" for name, score in rows.items()]
-    caption = (
-        f"Mean squared error of the noise on {errors.concept.n} draws of {errors.num_images} {errors.images} images."
-    )
-    return "\n".join([caption, "", "| caption with | error | 95% interval |", "|---|---|---|", *table])
+    text = f"Mean squared error of the noise on {errors.concept.n} draws of {errors.num_images} {errors.images} images."
+    return "\n".join([text, "", "| caption with | error | 95% interval |", "|---|---|---|", *table])
 
 
 def _cell(value: Any) -> str:

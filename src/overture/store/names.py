@@ -72,10 +72,8 @@ def checked_alias(text: str) -> str:
         WrongName: it could be a number of a version, or is hard to type.
     """
     if not _ALIAS.fullmatch(text):
-        known_forms = (
-            "a number from 1, such as movie@2, or an alias of a-z 0-9 _ - with a letter first, such as movie@prod"
-        )
-        raise WrongName("this is no version", got=f"{text!r:.100}", wanted=known_forms)
+        forms = "a number from 1, such as movie@2, or an alias of a-z 0-9 _ - with a letter first, such as movie@prod"
+        raise WrongName("this is no version", got=f"{text!r:.100}", wanted=forms)
     return text
 
 

@@ -65,15 +65,13 @@ def _has_quotes(text: str, separator: str, source: Source) -> bool:
     if separator != "\t" or '"' not in text:
         return True
     raw = [cell for line in text.split("\n") for cell in line.rstrip("\r").split("\t")]
-    quoted_cells = [cell for cell in raw if cell.startswith('"')]
+    quotes = [cell for cell in raw if cell.startswith('"')]
     # Programs quote a cell that holds a tab, a line's end or a quote, or all cells that are no numbers.
-    is_needed = any(not _QUOTED.fullmatch(cell) or '""' in cell[1:-1] for cell in quoted_cells)
+    is_needed = any(not _QUOTED.fullmatch(cell) or '""' in cell[1:-1] for cell in quotes)
     are_all = all(_QUOTED.fullmatch(cell) or _NUMBER.fullmatch(cell) for cell in raw if cell)
     try:
         records = list(csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True))
-        is_quoted = (
-            len({len(record) for record in records if record}) == 1 and bool(quoted_cells) and (is_needed or are_all)
-        )
+        is_quoted = len({len(record) for record in records if record}) == 1 and bool(quotes) and (is_needed or are_all)
     except csv.Error:
         is_quoted = False
     kind = "quotes enclose cells" if is_quoted else "quotes are part of the text"

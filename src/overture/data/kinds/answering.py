@@ -269,10 +269,8 @@ def _window(
 
 
 def _places(span: tuple[int, int], words: Sequence[tuple[int, int]], done: int) -> tuple[int, int]:
-    touched_words = [
-        number for number, (start, end) in enumerate(words, done) if start < span[1] and span[0] < end
-    ] or [0]
-    return touched_words[0], touched_words[-1]
+    numbers = [number for number, (start, end) in enumerate(words, done) if start < span[1] and span[0] < end] or [0]
+    return numbers[0], numbers[-1]
 
 
 def _free_ids(task: TaskFile, tools: Tools, gold: tuple[str, ...]) -> tuple[int, ...]:

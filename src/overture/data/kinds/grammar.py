@@ -196,23 +196,17 @@ class Grammar:
         position = max(state.position, state.end)
         return [(group, position) for group in self.rules.then.get(state.group, ())]
 
-    def _states(self, answer_ids: tuple[int, ...]) -> list[_State]:
+    def _states(self, ids: tuple[int, ...]) -> list[_State]:
         """All readings of the tokens; of those that stand at one place of one piece the first."""
-        if answer_ids not in self._known:
+        if ids not in self._known:
             rules = self.rules
-            if len(answer_ids) == 1:
-                state_lists = [self._begun(group, answer_ids[0], 0, ()) for group in rules.first]
+            if len(ids) == 1:
+                state_lists = [self._begun(group, ids[0], 0, ()) for group in rules.first]
                 states = [state for states in state_lists for state in states]
             else:
-                states = [
-                    next_state
-                    for state in self._states(answer_ids[:-1])
-                    for next_state in self._stepped(state, answer_ids[-1])
-                ]
-            self._known[answer_ids] = list({(state.piece, state.done): state for state in reversed(states)}.values())[
-                ::-1
-            ]
-        return self._known[answer_ids]
+                states = [step for state in self._states(ids[:-1]) for step in self._stepped(state, ids[-1])]
+            self._known[ids] = list({(state.piece, state.done): state for state in reversed(states)}.values())[::-1]
+        return self._known[ids]
 
     def _begun(self, group: str, token: int, position: int, before: tuple[tuple[str, Piece, int], ...]) -> list[_State]:
         pieces = self._starts[group].get(token, ())

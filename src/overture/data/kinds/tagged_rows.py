@@ -204,10 +204,8 @@ def corrections(task: TaskFile, row: Row) -> tuple[str, ...]:
     if not options.text_field:
         return ()
     places = span_places(as_text(row.fields[options.text_field]) or "", values)
-    stated_places = [span[1:] for value in values if (span := _span(value))]
-    return ("places of spans are not counted in characters; they were set by the spans' own texts",) * (
-        places != stated_places
-    )
+    marks = [span[1:] for value in values if (span := _span(value))]
+    return ("places of spans are not counted in characters; they were set by the spans' own texts",) * (places != marks)
 
 
 def _bare(span: tuple[str, int, int], text: str) -> tuple[str, int, int]:

@@ -110,14 +110,12 @@ def _example(task: TaskFile, row: Row, gold: Spans | None, tools: Tools, texts: 
         words = units_by_token(text, words, tools.tokenizer)
     source = _Source(text, words, None, not task.kind_options.text_field)
     # In the text's order; of spans that overlap the first.
-    sorted_spans = sorted(_in_characters(gold or [], source), key=lambda span: span[1:])
+    in_order = sorted(_in_characters(gold or [], source), key=lambda span: span[1:])
     spans = [
-        span
-        for number, span in enumerate(sorted_spans)
-        if not any(before[2] > span[1] for before in sorted_spans[:number])
+        span for number, span in enumerate(in_order) if not any(before[2] > span[1] for before in in_order[:number])
     ]
     begins, ends = {start for start, _ in words}, {end for _, end in words}
-    can_say = spans == sorted_spans and all(start in begins and end in ends for _, start, end in spans)
+    can_say = spans == in_order and all(start in begins and end in ends for _, start, end in spans)
     cut = partial(_example, task, row, gold, tools)
     if tools.tokenizer.is_encoder:
         in_words = [(name, *place) for name, start, end in spans if (place := _in_words(start, end, words))]
@@ -208,11 +206,9 @@ def _read(task: TaskFile, row: Encoded, reply: Any, blank_replies: Sequence[Any]
     logits, names = reply.tolist(), _tag_names(task)
     tags = best_tags(logits, names) if len(reply) else []
     shares = [row[names.index(tag)] - _log_sum(row) for row, tag in zip(logits, tags, strict=True)]
-    word_spans, words = spans_of(tags), source.words
-    scores = [_mean_share(shares[first:end]) for _, first, end in word_spans]
-    return _prediction(
-        source, [(name, words[first][0], words[end - 1][1]) for name, first, end in word_spans], 0.0, scores
-    )
+    places, words = spans_of(tags), source.words
+    scores = [_mean_share(shares[first:end]) for _, first, end in places]
+    return _prediction(source, [(name, words[first][0], words[end - 1][1]) for name, first, end in places], 0.0, scores)
 
 
 def _log_sum(logits: Sequence[float]) -> float:

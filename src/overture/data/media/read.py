@@ -166,16 +166,14 @@ def _of_file(name: str, modality: Modality, root: Path | None, where: str) -> Me
             if stat.st_size > _MAX_BYTES:
                 raise ValueError(f"{stat.st_size >> 20:,} MiB; at most {_MAX_BYTES >> 20} are read")
             with _writing:
-                digest_and_rate = _checked.get(state)
-            if digest_and_rate is not None:
-                media: Media | Problem = _opened(
-                    modality, digest_and_rate[0], shown_name, path.read_bytes, digest_and_rate[1]
-                )
+                memo = _checked.get(state)
+            if memo is not None:
+                media: Media | Problem = _opened(modality, memo[0], shown_name, path.read_bytes, memo[1])
             else:
                 media = _of_bytes(path.read_bytes(), modality, shown_name, path.read_bytes)
             with _writing:
                 _known[state] = media
-                if digest_and_rate is None and isinstance(media, Media):
+                if memo is None and isinstance(media, Media):
                     _checked.add(state, media.digest, media.rate)
         return _known[state]
     except _Outside:

@@ -118,9 +118,9 @@ class _Reader:
         constant = _constant(node)
         if isinstance(constant, str | int):
             return str(constant)
-        field = self.selected(node)
-        if field is not None:
-            return field
+        choice = self.selected(node)
+        if choice is not None:
+            return choice
         name = self.name(node)
         if name is None:
             raise self.refused(node, _described(node))

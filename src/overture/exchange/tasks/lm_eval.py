@@ -216,11 +216,9 @@ class _Task:
         train = paths.get(str(roles["training"])) if roles["training"] else paths.get("train")
         test = roles["test"] or roles["validation"] or "test"
         if train is None or train == paths.get(test):
-            source = train or next(iter(paths.values()))
-            self.notes.append(
-                f"{Path(source).name} is split: the harness has no rows to train on beside those it scores"
-            )
-            return {"path": source}
+            path = train or next(iter(paths.values()))
+            self.notes.append(f"{Path(path).name} is split: the harness has no rows to train on beside those it scores")
+            return {"path": path}
         splits = {"train": train}
         if roles["test"] and roles["validation"] and roles["validation"] in paths:
             splits["validation"] = paths[roles["validation"]]
@@ -362,10 +360,8 @@ class _Task:
             return template
         if not delimiter.strip() and delimiter.endswith("\n"):
             return template + delimiter
-        delimiter_text = repr(delimiter) + (" behind white space" if ends_with_space else "")
-        raise self.refused(
-            "target_delimiter", f"one space between text and choice, or a line's end, not {delimiter_text}"
-        )
+        sign = repr(delimiter) + (" behind white space" if ends_with_space else "")
+        raise self.refused("target_delimiter", f"one space between text and choice, or a line's end, not {sign}")
 
     def likelihood(self) -> str:
         """How choices are compared: as the first known metric does it."""

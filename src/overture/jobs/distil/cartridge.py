@@ -92,16 +92,12 @@ def frame_of(tokenizer: Tokenizer) -> Frame:
     messages = [{"role": "system", "content": text}, {"role": "user", "content": question}]
     plain = Frame("", "\n\nQuestion: ", "\nAnswer:", " ")
     try:
-        chat_text = tokenizer.chat(messages)
+        chat = tokenizer.chat(messages)
     except DataError:
         return plain
-    if (
-        chat_text.count(text) != 1
-        or chat_text.count(question) != 1
-        or chat_text.index(text) > chat_text.index(question)
-    ):
+    if chat.count(text) != 1 or chat.count(question) != 1 or chat.index(text) > chat.index(question):
         return plain
-    head, behind = chat_text.split(text)
+    head, behind = chat.split(text)
     middle, tail = behind.split(question)
     return Frame(head, middle, tail, "") if middle.strip() else plain
 

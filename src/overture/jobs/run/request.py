@@ -236,11 +236,9 @@ def _validated(values: Mapping[str, Any], model: type[R], where: str) -> R:
         ConfigError: every mistake.
     """
     sections = [key for key in model.model_fields if key != "task"]
-    known_keys = [*Task.model_fields, *sections]
-    nested_keys = [key.removeprefix("task.") for key in dotted_keys(model)]
-    problems = [
-        unknown_key(key, known_keys, nested_keys) for key in values if key not in (*known_keys, "search", "hard")
-    ]
+    keys = [*Task.model_fields, *sections]
+    paths = [key.removeprefix("task.") for key in dotted_keys(model)]
+    problems = [unknown_key(key, keys, paths) for key in values if key not in (*keys, "search", "hard")]
     task = {key: value for key, value in values.items() if key in Task.model_fields}
     section_values = {key: value for key, value in values.items() if key in sections}
     try:

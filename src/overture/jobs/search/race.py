@@ -279,15 +279,14 @@ class Race:
     def _explored_lanes(self) -> list[Lane]:
         """The default and the best candidate that came to its end, judged by the seed that found them."""
         state, default = self.state, self.state.default_trial
-        complete_trials = [trial for trial in state.ranked() if state.values_file(trial)]
-        if default and default.history and default not in complete_trials:
+        complete = [trial for trial in state.ranked() if state.values_file(trial)]
+        if default and default.history and default not in complete:
             state.work.notice(
                 "the budget ended before the task file's own setting was trained: nothing is compared with it"
             )
             return []
         candidates = {
-            trial.number: trial
-            for trial in [*(trial for trial in complete_trials if trial is default), *complete_trials[:1]]
+            trial.number: trial for trial in [*(trial for trial in complete if trial is default), *complete[:1]]
         }
         lanes = []
         for trial in candidates.values():

@@ -41,12 +41,12 @@ def result_of(state: SearchState, plain: Sequence[PlainScore], race: Race) -> Se
     """Score the winner on test rows, keep its prompt, and tell everything that was tried."""
     work, metric, winner = state.work, state.work.task.metric, race.winner
     if winner.number is None:
-        setting, best_seed = Setting(None, work.config.train, int(winner.key.split()[1])), None
+        setting, best = Setting(None, work.config.train, int(winner.key.split()[1])), None
     else:
         setting = state.trial(winner.number).setting
-        best_seed = _best_seed(state, race, winner)
+        best = _best_seed(state, race, winner)
     wording_work = state.reworded(setting.wording, ("train", *SPLITS))
-    model = state.loaded(wording_work, setting, best_seed.path) if best_seed else PromptedModel(work.backbone, None)
+    model = state.loaded(wording_work, setting, best.path) if best else PromptedModel(work.backbone, None)
     splits = [name for name in SPLITS if wording_work.rows[name]]
     if "test" not in splits:
         work.notice("there are no test rows: validation rows chose the winner, so its score is too good")
@@ -61,12 +61,10 @@ def result_of(state: SearchState, plain: Sequence[PlainScore], race: Race) -> Se
     trials = _trial_results(state, plain)
     first, wording = (state.space.wordings[number].dump() for number in (0, setting.wording))
     folder, command = None, ""
-    if best_seed:
-        command = " ".join(
-            ["overture tune", state.run.request().file, *state.space.assignments(setting, best_seed.seed)]
-        )
+    if best:
+        command = " ".join(["overture tune", state.run.request().file, *state.space.assignments(setting, best.seed)])
         shares = scored["validation"].kept_shares(wording_work.task, "validation") if "validation" in scored else None
-        folder = _stored(state, wording_work, setting, best_seed, metrics, shares)
+        folder = _stored(state, wording_work, setting, best, metrics, shares)
     result = SearchResult(
         run=state.run.name,
         prompt=str(ref_of(folder)) if folder else None,
@@ -76,7 +74,7 @@ def result_of(state: SearchState, plain: Sequence[PlainScore], race: Race) -> Se
         winner=Winner(
             key=winner.key,
             **dict(setting.choice()),
-            seed=best_seed.seed if best_seed else None,
+            seed=best.seed if best else None,
             wording={name: wording[name] for name in ("template", "labels") if wording[name] != first[name]},
         ),
         metrics=metrics,
@@ -96,10 +94,8 @@ def _best_seed(state: SearchState, race: Race, winner: Lane) -> KeptSeed:
     """The winner's seed that is best on validation rows, as `tune` chooses it; the exploring seed if none raced."""
     assert winner.number is not None
     trial = state.trial(winner.number)
-    race_scores = [
-        scores[winner.key] for turn in range(len(winner.scores)) if winner.key in (scores := race.scores(turn))
-    ]
-    if finite := [score for score in race_scores if score.path]:
+    races = [scores[winner.key] for turn in range(len(winner.scores)) if winner.key in (scores := race.scores(turn))]
+    if finite := [score for score in races if score.path]:
         best = max(finite, key=lambda score: (score.score, -score.loss))
         return KeptSeed(state.run.folder / best.path, best.seed, best.seconds)
     path = state.values_file(trial)

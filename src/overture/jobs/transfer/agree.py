@@ -15,16 +15,14 @@ _SHARED = ("prompt", "revision", "device", "dtype", "compile_layers", "seed")
 _SHARED_IN_TRAINING = ("batch_size", "lr", "optimiser", "weight_decay", "clip", "max_tokens", "gradient_checkpointing")
 
 
-def agreed(
-    requests: Sequence[TuneConfig], store: Store, name: str, reason: str, num_least: int = 2
-) -> list[TuneConfig]:
+def agreed(requests: Sequence[TuneConfig], store: Store, name: str, why: str, num_least: int = 2) -> list[TuneConfig]:
     """The requests with what must stay the same settled, where they agree on model, prompt and training.
 
     Args:
         requests: of the tasks.
         store: has the stored prompts that they name, and keeps the run's.
         name: of the prompt that the run keeps.
-        reason: the job's reason to have several tasks, for the error where they are too few.
+        why: the job's reason to have several tasks, for the error where they are too few.
         num_least: how many there must be.
 
     Raises:
@@ -33,7 +31,7 @@ def agreed(
     """
     store.check_can_add(name)
     if len(requests) < num_least:
-        raise ConfigError(reason, got=str(len(requests)), wanted=f"at least {num_least} task files")
+        raise ConfigError(why, got=str(len(requests)), wanted=f"at least {num_least} task files")
     requests = [pinned(with_slots(request), store) for request in requests]
     for request in requests:
         check_no_adapter(request, "a run of several tasks")

@@ -126,9 +126,7 @@ def _summary(
     gold, predicted = work.answers(split), best.predicted[split]
     confidences = (best.confidences or {}).get(split, ())
     mistakes, all_wrong = all_mistakes(work.task, split, getattr(work.splits, split), gold, predicted, confidences)
-    seed_fields = [
-        name for name in SeedResult.model_fields if name not in ("status", "predicted", "confidences", "shares")
-    ]
+    fields = [name for name in SeedResult.model_fields if name not in ("status", "predicted", "confidences", "shares")]
     result = TuneResult(
         run=work.run.name,
         task=work.task.name,
@@ -139,7 +137,7 @@ def _summary(
         adapter=_adapter_options(work),
         cache_dtype=_cache_dtype(work),
         rows={name: len(rows) for name, rows in work.rows.items()},
-        **{name: getattr(best, name) for name in seed_fields},
+        **{name: getattr(best, name) for name in fields},
         # The run's, not the best seed's: a later seed may have been stopped.
         status="interrupted",
         **{

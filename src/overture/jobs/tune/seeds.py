@@ -131,16 +131,14 @@ def _report_norms(work: Work, model: PromptedModel, start: dict[str, torch.Tenso
         if value.ndim > 1
     }
     square = sum(float(value.float().square().sum()) for value in start.values())
-    square_move = sum(float((end[name].float() - value.float()).square().sum()) for name, value in start.items())
-    is_finite = all(math.isfinite(length) for pair in lengths.values() for length in pair) and math.isfinite(
-        square_move
-    )
+    shift = sum(float((end[name].float() - value.float()).square().sum()) for name, value in start.items())
+    is_finite = all(math.isfinite(length) for pair in lengths.values() for length in pair) and math.isfinite(shift)
     work.run.event(
         NormsEvent(
             seed=seed,
             lr=work.config.prompt_rate,
             lengths={name: NormChange(start=a, end=b) for name, (a, b) in lengths.items()} if is_finite else {},
-            moved=math.sqrt(square_move / square) if square and is_finite else None,
+            moved=math.sqrt(shift / square) if square and is_finite else None,
             embedding=work.backbone.embedding_norm,
         )
     )

@@ -33,18 +33,16 @@ def advice_on(scores: Scores, pairs: Sequence[Pair], ledger: Sequence[Cost], mar
 
 def _advice(scores: Scores, pairs: Sequence[Pair], ledger: Sequence[Cost], margin: float) -> Advice:
     size, places = scores.largest, scores.places()
-    ranking = [
-        scores.score(way, size if (way, size) in places else 0) for way in scores.ways if scores.cells(way, size)
-    ]
-    ranking.sort(key=lambda score: -score.value)
-    if len(ranking) < 2:
-        only = f"{_named(ranking[0])}." if ranking else "No cell has a score."
+    order = [scores.score(way, size if (way, size) in places else 0) for way in scores.ways if scores.cells(way, size)]
+    order.sort(key=lambda score: -score.value)
+    if len(order) < 2:
+        only = f"{_named(order[0])}." if order else "No cell has a score."
         return Advice(way=None, what="There is only one way to look at.", why=only, next="Add others with --way.")
-    best, *others = ranking
+    best, *others = order
     against = {score.way: pair_of(pairs, best.way, score.way, size) for score in others}
     # A recommendation asks for both: the corrected test, and intervals of the single scores that do not overlap.
     rivals = [score for score in others if not (_is_behind(against[score.way]) and score.high < best.low)]
-    steady = [score for score in ranking if (score.way, size) not in scores.num_diverged]
+    steady = [score for score in order if (score.way, size) not in scores.num_diverged]
     # Only ways that are trained: the others are the same with every seed.
     seeds = [score.n_seeds for score in (best, *(rivals or steady)) if score.size]
     where = _where(size, best.n, seeds)

@@ -285,12 +285,10 @@ class _Search:
 
     def _proposed(self, stage: Stage, number: int, proposers: dict[str, Proposer], count: int) -> Proposals:
         rows = self.splits.train[:_WRONG_ROWS] if any(name in _READS_WRONG for name in proposers) else []
-        mistakes = wrong_rows(self.scorer, rows, self.best[0].candidate, self.book.is_scaled) if rows else []
+        errors = wrong_rows(self.scorer, rows, self.best[0].candidate, self.book.is_scaled) if rows else []
 
         def ask_of(name: str, num: int) -> Ask:
-            return Ask(
-                self.scorer, self.best[:BEAM], mistakes, num, named_random(self.config.seed, stage, number, name)
-            )
+            return Ask(self.scorer, self.best[:BEAM], errors, num, named_random(self.config.seed, stage, number, name))
 
         return proposed(self.book, proposers, ask_of, count, self.notice)
 
