@@ -58,7 +58,7 @@ class PassKey(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """Rows that share a pass: their numbers among those that were asked about, they, and their prompts."""
+    """Rows that share a forward pass, with their indices among all rows of the question and their prompts."""
 
     numbers: list[int]
     rows: list[Encoded]
@@ -80,7 +80,7 @@ class LocalAnswerer:
 
     @property
     def inputs(self) -> Inputs:
-        """Access to values that inputs give alone."""
+        """Computes and caches what depends on the texts only."""
         return Inputs(self.backbone, self.cache, self.max_tokens)
 
     @property
@@ -131,13 +131,13 @@ class LocalAnswerer:
             batch, reader = self._read(part)
             part_losses = reader.losses(batch)
             if with_vector_targets:
-                part_losses = part_losses + _own_losses(batch)
+                part_losses = part_losses + _prompt_losses(batch)
                 if _has_teacher(part):
                     states, _ = self._kept_states(part)
                     part_losses = part_losses + reader.distances(batch, states[:, 0])
             losses.append(part_losses)
-        together = torch.cat(losses)
-        return together.new_zeros(len(rows)).index_put((sent(numbers, together.device),), together)
+        losses_by_pass = torch.cat(losses)
+        return losses_by_pass.new_zeros(len(rows)).index_put((sent(numbers, losses_by_pass.device),), losses_by_pass)
 
     @torch.no_grad()
     def warm(self, rows: Sequence[Encoded], injections: Injections, progress: Progress | None = None) -> None:
@@ -157,10 +157,10 @@ class LocalAnswerer:
                 continue
             if self._has_kept_states(part) or _has_teacher(part):
                 distinct = list({row.input_elements[:1]: row for row in part.rows}.values())
-                for done, batch in enumerate(groups(distinct, lambda row: row.num_text, self.max_tokens), 1):
+                for num_batches, batch in enumerate(groups(distinct, lambda row: row.num_text, self.max_tokens), 1):
                     self._kept_states(replace(part, rows=batch))
                     if progress:
-                        progress(min(done * len(batch), len(distinct)), len(distinct))
+                        progress(min(num_batches * len(batch), len(distinct)), len(distinct))
                 continue
             if layer := part.injections[0].layer if part.injections[0] else 0:
                 make = reader_of(part.rows[0].target, part.injections[0]).make
@@ -198,7 +198,7 @@ class LocalAnswerer:
         return Batch(self.backbone, part.rows, part.injections, hidden, layout), reader
 
     def _forward(self, part: _Part, make: Make, reader: Reader | None = None) -> tuple[Tensor, Layout]:
-        """Hidden states of the live tokens, [B, S, D], and their layout; of the one that an encoder's reader reads."""
+        """Hidden states of the live tokens, [B, S, D], and their layout; S is 1 where an encoder's reader reads one."""
         inputs, rows, injections = self._decoding(part)
         prepared_pass = prepared(inputs, rows, injections, make)
         backbone, live, step, layout = inputs.backbone, prepared_pass.live, prepared_pass.step, prepared_pass.layout
@@ -276,11 +276,11 @@ class LocalAnswerer:
     def _features(self, part: _Part, question: Features) -> list[Tensor]:
         is_mean = _is_mean(part.rows[0], question)
         bare = [row if isinstance(row.target, OneOf) else replace(row, target=Answer()) for row in part.rows]
-        # Nothing is kept: what ran before has no part in a mean.
+        # Without a cache: cached texts are not among the live tokens, so a mean would lack them.
         inputs = Inputs(self.backbone, None, self.max_tokens)
         rows, injections = bare, list(part.injections)
         if self.backbone.encoder and is_mean:
-            # Of a text's tokens the encoder has the states.
+            # The states of a text's tokens are the encoder's.
             inputs, rows, injections = seq2seq.encoding(inputs, bare, injections)
         elif self.backbone.encoder:
             inputs, rows, injections = seq2seq.decoding(inputs, bare, injections)
@@ -290,7 +290,7 @@ class LocalAnswerer:
 
 
 def recording(question: Question[Any]) -> torch.set_grad_enabled:
-    """Gradients are recorded where they are now and the question has any."""
+    """Records gradients where they are recorded already and the question has a gradient."""
     return torch.set_grad_enabled(torch.is_grad_enabled() and question.has_gradient)
 
 
@@ -303,7 +303,7 @@ def _layer(injection: Injection | None) -> int:
 
 
 def pass_key(row: Encoded, injection: Injection | None) -> PassKey:
-    """Which passes a row can be in under a prompt, for all questions that read its target."""
+    """Rows with equal keys can share a pass, for all questions that read a row's target."""
     return PassKey(_layer(injection), reader_of(row.target, injection))
 
 
@@ -332,37 +332,38 @@ _PLANS: dict[type[Question[Any]], tuple[Callable[[Any], _KeyOf], Callable[..., S
     Continuations: (_layer_key, LocalAnswerer._continuations),
     Features: (_features_key, LocalAnswerer._features),
 }
-"""For each question which rows can share a pass, and what makes the replies of such rows."""
+"""For each question: the key that rows of one pass share, and the method that answers them."""
 
 
 def _has_teacher(part: _Part) -> bool:
-    """Whether some row of a pass is held near the frozen model's."""
+    """Whether some prompt of a pass adds a distance from the frozen model to its loss."""
     return any(injection is not None and injection.teacher is not None for injection in part.injections)
 
 
-def _own_losses(batch: Batch) -> Tensor | float:
+def _prompt_losses(batch: Batch) -> Tensor | float:
     """The prompts' own terms of the loss, [B]: their penalties, and the tokens that their vectors must predict."""
+    losses = _vector_losses(batch)
     penalties = [injection.penalty if injection else None for injection in batch.injections]
     if all(penalty is None for penalty in penalties):
-        return _vector_losses(batch)
-    none = batch.hidden.new_zeros(())
-    return _vector_losses(batch) + torch.stack([none if penalty is None else penalty.to(none) for penalty in penalties])
+        return losses
+    zero = batch.hidden.new_zeros(())
+    return losses + torch.stack([zero if penalty is None else penalty.to(zero) for penalty in penalties])
 
 
 def _vector_losses(batch: Batch) -> Tensor | float:
     """Losses of the tokens that prompt vectors must predict, [B]; equal in every row of a prompt."""
-    known: dict[int, Tensor] = {}
+    loss_of: dict[int, Tensor] = {}
     for number, injection in enumerate(batch.injections):
         targets = injection.vectors.targets if injection and injection.vectors else ()
-        if targets and id(injection) not in known:
+        if targets and id(injection) not in loss_of:
             vector_places = [n for n, is_vector in enumerate(batch.layout.lines[number].is_vector) if is_vector]
             places = sent([vector_places[target.index] for target in targets], batch.hidden.device)
             logits = batch.backbone.head(batch.hidden[number, places])
             gold = sent([target.token for target in targets], logits.device)
             weights = sent([target.weight for target in targets], logits.device, logits.dtype)
             losses = torch.nn.functional.cross_entropy(logits, gold, reduction="none")
-            known[id(injection)] = (weights * losses).sum()
-    if not known:
+            loss_of[id(injection)] = (weights * losses).sum()
+    if not loss_of:
         return 0.0
-    none = batch.hidden.new_zeros(())
-    return torch.stack([known.get(id(injection), none) for injection in batch.injections])
+    zero = batch.hidden.new_zeros(())
+    return torch.stack([loss_of.get(id(injection), zero) for injection in batch.injections])

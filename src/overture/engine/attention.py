@@ -32,7 +32,7 @@ LONG_COLUMNS = 96
 float32 1.2 to 1.4 times at 120 columns, 1.5 to 1.7 at 600; in bfloat16 1.2 to 1.5 and 2.4 to 2.7."""
 
 
-def _additive(mask: Tensor | None, query: Tensor, key: Tensor) -> Tensor:
+def _additive_mask(mask: Tensor | None, query: Tensor, key: Tensor) -> Tensor:
     """The library's mask as numbers to add, [B or 1, 1, S, M+S]; None is its shorthand for a causal one."""
     num_live, num_columns = query.shape[2], key.shape[2]
     if mask is None:
@@ -62,7 +62,7 @@ def _shares(query: Tensor, key: Tensor, mask: Tensor, scaling: float | None, sof
     return (logits + mask).softmax(dim=-1, dtype=torch.promote_types(logits.dtype, torch.float32)).to(query.dtype)
 
 
-def _alone(
+def _library_attention(
     module: torch.nn.Module,
     query: Tensor,
     key: Tensor,
@@ -77,7 +77,7 @@ def _alone(
         out, _ = sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
         return out
     num_groups = query.shape[1] // key.shape[1]
-    mask = _additive(attention_mask, query, key).repeat(1, 1, num_groups, 1)
+    mask = _additive_mask(attention_mask, query, key).repeat(1, 1, num_groups, 1)
     out = _shares(_stacked(query, key), key, mask, scaling, softcap) @ value
     return out.reshape(query.shape).transpose(1, 2).contiguous()
 
@@ -91,13 +91,13 @@ def _stacked(query: Tensor, key: Tensor) -> Tensor:
 
 def _with_memory(memory: Sequence[Columns], layer: int, live: Tensor, which: str) -> Tensor:
     if memory and memory[0].room is not None:
-        return _written(memory[0], layer, live, which)
+        return _append_in_place(memory[0], layer, live, which)
     parts = [getattr(part, which)[layer].to(live.dtype).expand(live.shape[0], -1, -1, -1) for part in memory]
     return torch.cat([*parts, live], dim=2) if parts else live
 
 
-def _written(part: Columns, layer: int, live: Tensor, which: str) -> Tensor:
-    """Columns with what is live behind them, in the room that they have there."""
+def _append_in_place(part: Columns, layer: int, live: Tensor, which: str) -> Tensor:
+    """Memory columns followed by the live ones, which are written into the buffer behind the memory."""
     assert part.room is not None
     buffer = part.room[layer][0 if which == "keys" else 1]
     if part.ends is not None:
@@ -113,7 +113,7 @@ def is_shared(memory: Sequence[Columns], layer: int, num_rows: int) -> bool:
     return any(1 < part.num_memories(layer) < num_rows for part in memory)
 
 
-def _keeps_long(step: Step, layer: int, query: Tensor) -> bool:
+def _has_long_frozen_columns(step: Step, layer: int, query: Tensor) -> bool:
     """Whether long columns that nothing trains stand before trained tokens.
 
     With products of their own such columns are not copied behind each other, and get no gradients, which kernels for
@@ -176,7 +176,7 @@ def _attention_by_parts(
         value: as the keys.
         mask: numbers added to the logits, [B or 1, 1, Q, M+S].
         scaling: of the products; ``K ** -0.5`` when None.
-        softcap: what no logit exceeds, where the family caps them.
+        softcap: the limit that no logit exceeds, where the family caps them.
     """
     num_rows = query.shape[0]
     query = query * (query.shape[3] ** -0.5 if scaling is None else scaling)
@@ -189,11 +189,13 @@ def _attention_by_parts(
     if softcap is not None:
         logits = torch.tanh(logits / softcap) * softcap
     weights = (logits + mask).softmax(dim=-1, dtype=torch.promote_types(logits.dtype, torch.float32)).to(query.dtype)
-    *shares, last = torch.split(weights, [*(part_keys.shape[2] for part_keys in keys), key.shape[2]], dim=3)
-    out = last @ value
-    for part, share in zip(step.memory, shares, strict=True):
+    *memory_weights, live_weights = torch.split(
+        weights, [*(part_keys.shape[2] for part_keys in keys), key.shape[2]], dim=3
+    )
+    out = live_weights @ value
+    for part, part_weights in zip(step.memory, memory_weights, strict=True):
         values = part.values[layer].to(query.dtype)
-        out = out + _unfolded(_folded(share, part, len(values)) @ values, part, num_rows)
+        out = out + _unfolded(_folded(part_weights, part, len(values)) @ values, part, num_rows)
     return out
 
 
@@ -213,21 +215,21 @@ def attention(
 
     Query heads that share a key/value head are stacked as more queries, so keys and values are never repeated.
     """
-    overture = _handed.get() if overture is None else overture
+    overture = _step_beside.get() if overture is None else overture
     if isinstance(overture, Joined):
         options = {"scaling": scaling, "sliding_window": sliding_window, "softcap": softcap, **kwargs}
         return overture.attended(partial(attention, module, attention_mask=None, **options), query, key, value), None
     if overture is None:
-        return _alone(module, query, key, value, attention_mask, scaling, softcap, **kwargs), None
+        return _library_attention(module, query, key, value, attention_mask, scaling, softcap, **kwargs), None
     layer = int(module.layer_idx) if overture.layer is None else overture.layer  # type: ignore[arg-type]
     if getattr(module, READS, False):
-        return _reading(query, overture, layer, scaling), None
+        return _cross_attention(query, overture, layer, scaling), None
     if overture.kept is not None:
         overture.kept[layer] = (key, value)
         if overture.is_for_keys:
             raise KeysMade
     num_groups = query.shape[1] // key.shape[1]
-    # Every attention says so of itself, to the library's own kernels too.
+    # Each attention module has this attribute; the library's own kernels read it too.
     is_causal = bool(getattr(module, "is_causal", True))
     if is_causal and softcap is None and overture.is_plain(sliding_window, query):
         out = torch.nn.functional.scaled_dot_product_attention(
@@ -236,7 +238,7 @@ def attention(
         return out.transpose(1, 2).contiguous(), None
     mask = overture.weighted(overture.mask(sliding_window, num_groups, query.dtype, is_causal), layer)
     stacked = _stacked(query, key)
-    if is_shared(overture.memory, layer, len(query)) or _keeps_long(overture, layer, stacked):
+    if is_shared(overture.memory, layer, len(query)) or _has_long_frozen_columns(overture, layer, stacked):
         out = _attention_by_parts(overture, layer, stacked, key, value, mask, scaling, softcap)
         return out.reshape(query.shape).transpose(1, 2).contiguous(), None
     key = _with_memory(overture.memory, layer, key, "keys")
@@ -260,11 +262,11 @@ def _scaled_dot_product(query: Tensor, key: Tensor, value: Tensor, mask: Tensor,
     return kernel(query.float(), key.float(), value.float(), attn_mask=mask.float(), scale=scaling).to(query.dtype)
 
 
-def _reading(query: Tensor, step: Step, layer: int, scaling: float | None) -> Tensor:
-    """Cross-attention: keys and values are those that the encoder's output has, not those that the module made."""
+def _cross_attention(query: Tensor, step: Step, layer: int, scaling: float | None) -> Tensor:
+    """Cross-attention over the keys and values in `Step.read`; those that the module computed are ignored."""
     assert step.read is not None
     key, value = [part[layer].to(query.dtype) for part in (step.read.keys, step.read.values)]
-    # Texts that several rows share are there once; in turn, so the first rows have each of them.
+    # A text that several rows share is there once. Rows take the texts in turn, so the first rows have one of each.
     num_rows, num_texts = len(query), len(key)
     mask = step.mask_of_read(query.dtype)[:num_texts]
     folded = _folded(query, step.read, num_texts)
@@ -275,17 +277,17 @@ def _reading(query: Tensor, step: Step, layer: int, scaling: float | None) -> Te
     return _unfolded(out, step.read, num_rows).transpose(1, 2).contiguous()
 
 
-_handed: ContextVar[Step | None] = ContextVar("step", default=None)
-"""The step of an attention module that drops it: set while the module runs, see `_handing`."""
+_step_beside: ContextVar[Step | None] = ContextVar("step", default=None)
+"""The step for attention modules that drop unknown keywords; `_call_with_step` sets it while the module runs."""
 
 
-def _handing(forward: Callable[..., Any], *args: Any, overture: Step | None = None, **named: Any) -> Any:
-    """Run an attention module with the step beside its arguments."""
-    token = _handed.set(overture)
+def _call_with_step(forward: Callable[..., Any], *args: Any, overture: Step | None = None, **keywords: Any) -> Any:
+    """Run an attention module that drops unknown keywords: the step goes through `_step_beside`."""
+    token = _step_beside.set(overture)
     try:
-        return forward(*args, **named)
+        return forward(*args, **keywords)
     finally:
-        _handed.reset(token)
+        _step_beside.reset(token)
 
 
 def install(model: Any, layers: Iterable[torch.nn.Module], cross: str = "", drops_keywords: bool = False) -> None:
@@ -295,7 +297,7 @@ def install(model: Any, layers: Iterable[torch.nn.Module], cross: str = "", drop
         model: the model.
         layers: its layers, lowest first; where a family does not number its attentions, they are numbered here.
         cross: name of a layer's cross-attention, if it has one.
-        drops_keywords: its attentions do not hand on the step, so it is handed beside them.
+        drops_keywords: its attention modules drop the step, so it is passed through a context variable.
     """
     AttentionInterface.register(NAME, attention)
     AttentionMaskInterface.register(NAME, sdpa_mask)
@@ -304,8 +306,8 @@ def install(model: Any, layers: Iterable[torch.nn.Module], cross: str = "", drop
         for module in layer.modules():
             if hasattr(module, "is_causal") and getattr(module, "layer_idx", None) is None:
                 module.layer_idx = number  # type: ignore[assignment]
-            # A copy of a model brings its own such call with it.
+            # The modules of a copied model have this wrapper already.
             if drops_keywords and hasattr(module, "is_causal") and "forward" not in vars(module):
-                module.forward = partial(_handing, module.forward)
+                module.forward = partial(_call_with_step, module.forward)
         if cross:
             setattr(layer.get_submodule(cross), READS, True)

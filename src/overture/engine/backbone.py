@@ -1,4 +1,4 @@
-"""A frozen model: live tokens and memory in, hidden states out.
+"""A frozen model: it maps live tokens and memory to hidden states.
 
 Shape letters: B rows, S live tokens, D width, N layers, H key/value heads, K head width, V vocabulary.
 """
@@ -35,17 +35,17 @@ if TYPE_CHECKING:
 
 
 class Backbone:
-    """A frozen model and the frontends that make what enters its first layer.
+    """A frozen model and the frontends that make the vectors that enter its first layer.
 
     Args:
         model: a transformers model of a supported family: a causal or masked language model, or an encoder's body.
-        facts: of the texts that it reads.
+        facts: tokens and lengths of the texts that it reads.
         text: makes the frontend of texts.
-        id: how the user named it.
-        revision: of a Hub model.
-        weights_sha256: fingerprint of the weight files; from the tensors when empty.
+        id: the user's name for it.
+        revision: commit of a Hub model.
+        weights_sha256: fingerprint of the weight files; computed from the tensors when empty.
         family: facts of the stack of layers that this runs; those of the model's family when None.
-        others: make the frontends of other modalities.
+        others: functions that make the frontends of other modalities.
 
     Attributes:
         base: the module of the model that runs the layers.
@@ -83,11 +83,11 @@ class Backbone:
         self.base: Any = self.family.base_of(model)
         install(model, self.layers, self.family.cross, self.family.drops_keywords)
         if self.family.is_stack and self.family.is_causal:
-            # CLIP's attentions, which serve both towers, do not say it of themselves.
+            # CLIP's attention modules serve both towers and have this attribute False.
             for module in (part for layer in self.layers for part in layer.modules() if hasattr(part, "is_causal")):
                 module.is_causal = True
         self.read: Columns | None = None
-        # Some models of sounds have none, and say so by an error.
+        # Some models of sounds have no token embedding and raise an error here.
         self._embedding: Any = model.get_input_embeddings() if self.family.has_words else None
         has_head = model.get_output_embeddings() is not None
         self.words_head = WordsHead(model, self.family) if has_head else None
@@ -126,33 +126,35 @@ class Backbone:
     # -- copies with values of their own
 
     def copied(self, is_own: Callable[[str], bool] = lambda name: False) -> "Backbone":
-        """The same model once more, on the same tensors but for those that are named: training them leaves this be.
+        """A second module tree on the same tensors; the parameters that ``is_own`` picks are copied and may be trained.
 
-        Where the model is in half precision, what is trained is float32 all the same (`engine.masters`).
+        Trained values are float32, also where the model is in half precision (`engine.masters`).
 
         Args:
-            is_own: of a parameter's name in the model, whether the copy gets its own, and may train it.
+            is_own: takes a parameter's name; whether the copy gets a tensor of its own for it.
         """
         shared = [value for name, value in self.model.named_parameters() if not is_own(name)]
         memo = {id(value): value for value in (*shared, *self.model.buffers())}
         model = copy.deepcopy(self.model, memo)
         for family in (self.family, self.family.encoder):
             for layer in family.layers_of(family.base_of(model)) if family else ():
-                # What recomputes activations is of the model that was copied.
+                # A wrapper that recomputes activations would call the original's layer.
                 layer.__dict__.pop("forward", None)
         info = self.info
         facts, text, others = self._makers
         digest = info.weights_sha256
-        other = Backbone(model, facts, text, id=info.id, revision=info.revision, weights_sha256=digest, others=others)
-        other.captions = self.captions
+        copied_backbone = Backbone(
+            model, facts, text, id=info.id, revision=info.revision, weights_sha256=digest, others=others
+        )
+        copied_backbone.captions = self.captions
         trained = {name: value for name, value in model.named_parameters() if is_own(name)}
-        other.train_inner(with_masters(model, trained))
-        return other
+        copied_backbone.train_inner(with_masters(model, trained))
+        return copied_backbone
 
     def with_compiled_layers(self, backend: Backend = "inductor") -> "Backbone":
         """The same model, whose layers run as compiled kernels; this one stays as it is.
 
-        What stands between the layers and token by token answers run as ever, and so does a copy with own values.
+        Modules outside the layers, answers written token by token, and copies with own values run uncompiled.
 
         Args:
             backend: what compiles graphs, as `torch.compile` takes it.
@@ -161,31 +163,33 @@ class Backbone:
             BackboneError: the model is an encoder-decoder or has values that are trained, or there is no compiler.
         """
         if self.encoder is not None or self.inner or not self.family.has_words:
-            odd = "a copy with values of its own" if self.inner else f"a model of {', '.join(sorted(self.modalities))}"
+            other_kind = (
+                "a copy with values of its own" if self.inner else f"a model of {', '.join(sorted(self.modalities))}"
+            )
             raise BackboneError(
                 "these layers are not compiled",
                 where=self.info.id,
-                got="an encoder-decoder" if self.encoder else odd,
+                got="an encoder-decoder" if self.encoder else other_kind,
                 wanted="a frozen decoder or encoder of texts",
                 fix="leave out compile_layers",
             )
         check_compiler(self.device, backend)
-        other = copy.copy(self)
-        other.stack = self.stack.with_compiled(compiled_layers(self.layers, backend), self._any_token())
-        return other
+        compiled_backbone = copy.copy(self)
+        compiled_backbone.stack = self.stack.with_compiled(compiled_layers(self.layers, backend), self._any_token())
+        return compiled_backbone
 
     def with_packed_matrices(self) -> "Backbone":
-        """The same frozen model for passes without gradients, in float32 on a CPU.
+        """The same frozen model with packed matrices, for passes without gradients in float32 on a CPU.
 
-        The matrices are there twice then; this backbone stays as it is (`engine.packed`).
+        This backbone stays as it is, so the matrices are in memory twice (`engine.packed`).
         """
-        other = copy.copy(self)
-        other.stack = self.stack.with_layers(packed_layers(self.layers))
-        other.words_head = self.words_head.packed() if self.words_head else None
-        return other
+        packed_backbone = copy.copy(self)
+        packed_backbone.stack = self.stack.with_layers(packed_layers(self.layers))
+        packed_backbone.words_head = self.words_head.packed() if self.words_head else None
+        return packed_backbone
 
     def own_heads(self, values: Tensor) -> Tensor:
-        """The heads that this process runs, of values of all heads, [..., H, M, K]."""
+        """The part of values of all heads, [..., H, M, K], whose heads this process runs."""
         return values if self.ranks is None else self.ranks.own_heads(values)
 
     def _all_heads(self, values: Tensor) -> Tensor:
@@ -195,10 +199,10 @@ class Backbone:
         return self.embed([0])[None]
 
     def train_inner(self, values: dict[str, Tensor]) -> None:
-        """From now on these values of the model may be trained; they must be this backbone's alone."""
+        """Make these values of the model trainable; no other backbone may share them."""
         self.inner = {name: value.requires_grad_(True) for name, value in values.items()}
         if self.encoder:
-            # Both stacks are one model: what is kept of either depends on the same values.
+            # Both stacks are one model: cached results of either depend on the same values.
             self.encoder.inner = self.inner
 
     @property
@@ -207,7 +211,7 @@ class Backbone:
         return self._reader or self
 
     def leave_texts_to(self, reader: "Backbone") -> None:
-        """From now on another model on the same embeddings runs texts by themselves; this one runs what follows them.
+        """Let another model with the same embeddings run the texts; this one runs only the tokens behind them.
 
         Args:
             reader: the frozen model that this is a copy of.
@@ -215,22 +219,22 @@ class Backbone:
         self._reader = reader
 
     def freeze(self) -> None:
-        """The values inside are finished: what texts give may be kept again."""
+        """End training of the values inside the model, so that results may be cached again."""
         for value in self.inner.values():
             value.requires_grad_(False)
             value.grad = None
 
     @property
     def is_frozen(self) -> bool:
-        """Whether nothing inside the model may change, so that what texts give can be kept."""
+        """Whether no value inside the model is trainable, so that results can be cached."""
         return not any(value.requires_grad for value in self.inner.values())
 
     @property
     def state(self) -> tuple[object, int]:
-        """Identity of what the model computes: this copy of it, and how often its own values were written."""
+        """Identity of the model's function: the module tree, and how often its own values were written."""
         return self._identity, sum(value._version for value in self.inner.values())
 
-    # -- what it computes
+    # -- embeddings, passes and heads
 
     @property
     def _table(self) -> Any:
@@ -256,7 +260,7 @@ class Backbone:
         """Vectors of tokens as the first layer gets them: [..., D]; a family's scaling and projection are included."""
         tokens = moved(ids, self.device) if isinstance(ids, Tensor) else sent(ids, self.device, torch.long)
         if not self.family.has_words:
-            # Where nothing is read as text, a token's number is a place for a part of an image or of a prompt.
+            # In a model without words a token is a placeholder for a part of an image or of a prompt.
             return torch.zeros(*tokens.shape, self.info.hidden_size, dtype=self.dtype, device=self.device)
         vectors = self._embedding(tokens)
         return self.family.entering(self.base, vectors)
@@ -321,10 +325,10 @@ class Backbone:
         return self.stack.run_to(live, step, index, start_layer, end_layer)
 
     def reading(self, read: Columns) -> "Backbone":
-        """The decoder of a batch: the same weights, and what its layers read of the encoder's output."""
-        bound = copy.copy(self)
-        bound.read = read
-        return bound
+        """A decoder for one batch: the same weights, with the encoder's keys and values for its cross-attentions."""
+        decoder = copy.copy(self)
+        decoder.read = read
+        return decoder
 
     def read_of(self, hidden: Tensor, valid: Tensor) -> Columns:
         """The keys and values that the decoder's cross-attentions make of the encoder's output.
@@ -384,7 +388,7 @@ class Backbone:
 
     @property
     def pooler(self) -> tuple[Tensor, Tensor] | None:
-        """Weight and bias of what BERT's body has behind its first token, where it was loaded; a tanh follows."""
+        """Weight and bias of BERT's pooler, which maps the first token's state before a tanh; None without one."""
         pooler = getattr(self.base, self.family.pooler, None) if self.family.pooler else None
         return None if pooler is None else (pooler.dense.weight.detach(), pooler.dense.bias.detach())
 
@@ -409,8 +413,8 @@ class Backbone:
         """
         step = Step(positions, valid, memory=memory, kept={}, is_packed=True, images=images)
         self.run(live, step, start_layer)
-        kept = step.kept or {}
-        keys, values = [{layer: pair[which] for layer, pair in kept.items()} for which in (0, 1)]
+        layer_pairs = step.kept or {}
+        keys, values = [{layer: pair[which] for layer, pair in layer_pairs.items()} for which in (0, 1)]
         return Columns(keys, values, positions, valid)
 
     def memory_of(self, live: Tensor, start_layer: int = 0) -> LayerMemory:
@@ -467,7 +471,7 @@ class Backbone:
         return LayerMemory(keys, values)
 
     def head_rows(self, ids: Sequence[int]) -> Tensor:
-        """The head's vectors of tokens, [n, D]; where there is no head, those that the model reads, and else zeros."""
+        """The head's vectors of tokens, [n, D]; the input embeddings without a head, zeros in a model without words."""
         if not self.family.has_words:
             return self.embed(list(ids))
         return self._table.weight[sent(list(ids), self.device, torch.long)].detach()

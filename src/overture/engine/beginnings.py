@@ -27,17 +27,18 @@ _WORTH_SHARE = 0.2
 
 
 def runs_once(backbone: Backbone, injection: Injection | None) -> bool:
-    """Whether a prompt's vectors run once for all rows of a pass of this model, so that no row has them."""
-    return injection is not None and _shares(backbone) and _is_movable(injection)
+    """Whether a prompt's vectors run once for all rows of a pass of this model, and are in no row's live tokens."""
+    return injection is not None and _can_share(backbone) and _is_movable(injection)
 
 
 def head_of_kept(backbone: Backbone, texts: Sequence[Sequence[Element]]) -> tuple[int, ...]:
-    """The first tokens of texts that are to be kept, where it pays to run them once for all texts of one length.
+    """The common first tokens of texts that are about to be cached; () where running them once saves too little.
 
-    A kept text ends at position -1, so its first tokens stand where its length puts them: what they give is the same
-    for texts of one length, and where positions are absolute for all. Each text has a token behind them.
+    A cached text ends at position -1, so the positions of its first tokens depend on its length. Their keys and values
+    are the same in texts of one length, or in all texts where positions are absolute. Each text keeps at least one
+    token behind them.
     """
-    if len(texts) < 2 or not _shares(backbone) or max(map(len, texts)) >= FUSED["cpu"]:
+    if len(texts) < 2 or not _can_share(backbone) or max(map(len, texts)) >= FUSED["cpu"]:
         return ()
     head = _common_head(texts)[: max(0, min(map(len, texts)) - 1)]
     num_runs = len(set(map(len, texts))) if backbone.family.is_rotary else 1
@@ -74,10 +75,10 @@ def with_shared_beginnings(
     injections: Sequence[Injection | None],
     has_live_input: Sequence[bool],
 ) -> tuple[Sequence[Encoded], list[Injection | None]]:
-    """The same rows and prompts, whose common beginnings are memory: they run once for a pass, not once for each row.
+    """Rows and prompts whose common beginnings became memory: each runs once for the pass, not once for each row.
 
-    Everything stays as it is on a GPU, where a small pass takes as long as a large one, and where layers are compiled,
-    since such passes need graphs of their own.
+    Nothing changes on a GPU, where a small pass takes as long as a large one, nor with compiled layers, which would
+    need more graphs for such passes.
 
     Args:
         backbone: the model.
@@ -86,7 +87,7 @@ def with_shared_beginnings(
         has_live_input: whether each row's input is live, and not in memory.
     """
     injections = list(injections)
-    if not _shares(backbone):
+    if not _can_share(backbone):
         return rows, injections
     by_prompt: dict[tuple[int, ...], list[int]] = {}
     for number, injection in enumerate(injections):
@@ -105,8 +106,8 @@ def with_shared_beginnings(
                 injection = injections[number] or Injection()
                 injections[number] = replace(injection, vectors=None, memory=Memory(memory, "memory"))
                 if beginning.head:
-                    rest = rows[number].input_elements[len(beginning.head) :]
-                    shared_rows[number] = replace(rows[number], input=segments_of(rest), slots=(), texts=None)
+                    later_elements = rows[number].input_elements[len(beginning.head) :]
+                    shared_rows[number] = replace(rows[number], input=segments_of(later_elements), slots=(), texts=None)
     return shared_rows, injections
 
 
@@ -122,14 +123,14 @@ def _beginning(
     head: tuple[int, ...] = ()
     is_first = has_live_input and (memory is None or memory.place == "memory")
     is_plain = injection is None or (injection.offset is None and injection.head is None)
-    if is_first and is_plain and all(_is_read_last(rows[number]) for number in numbers):
+    if is_first and is_plain and all(_is_read_at_end(rows[number]) for number in numbers):
         head = _common_head([rows[number].input_elements for number in numbers])
     if num_others * len(head) < _WORTH_HEAD:
         head = ()
     return _Beginning(numbers, memory.memory if memory else None, vectors, head) if vectors or head else None
 
 
-def _shares(backbone: Backbone) -> bool:
+def _can_share(backbone: Backbone) -> bool:
     return backbone.family.kind == "decoder" and backbone.device.type == "cpu" and not backbone.stack.is_compiled
 
 
@@ -141,47 +142,50 @@ def _is_movable(injection: Injection) -> bool:
     )
 
 
-def _is_read_last(row: Encoded) -> bool:
-    """Whether nothing is read from a row's first tokens, or at a place that is counted from its beginning."""
+def _is_read_at_end(row: Encoded) -> bool:
+    """Whether a row is read behind its input only, so that its first tokens may become memory."""
     target = row.target
     return isinstance(target, Answer) or (isinstance(target, OneOf) and target.read is None)
 
 
 def _common_head(texts: Sequence[Sequence[Element]]) -> tuple[int, ...]:
-    """The tokens that all texts begin with; of signals none."""
-    first, *others = texts
+    """The tokens that all texts begin with, up to the first signal."""
+    first_text, *other_texts = texts
     head: list[int] = []
-    for element, *same in zip(first, *others, strict=False):
-        if not isinstance(element, int) or any(other != element for other in same):
+    for element, *other_elements in zip(first_text, *other_texts, strict=False):
+        if not isinstance(element, int) or any(other_element != element for other_element in other_elements):
             break
         head.append(element)
     return tuple(head)
 
 
 def _run(backbone: Backbone, beginnings: Sequence[_Beginning]) -> list[LayerMemory]:
-    """The memories of beginnings of one shape: what was memory, then the vectors, then the texts' first tokens."""
-    live = torch.stack([_entered(backbone, beginning) for beginning in beginnings])
+    """The memories of beginnings of one shape: the prompt's memory, its vectors, then the texts' first tokens."""
+    live = torch.stack([_entering_vectors(backbone, beginning) for beginning in beginnings])
     memories = [beginning.memory for beginning in beginnings]
     num_columns = memories[0].length if memories[0] else 0
     positions = torch.arange(num_columns, num_columns + live.shape[1], device=backbone.device).expand(live.shape[:2])
     firsts = [num_columns] * len(beginnings)
     in_front = [prompt_columns(memories, firsts, backbone)] if num_columns else []
-    ran = backbone.memories_of(live, positions, in_front)
-    return [_joined(memory, new) if memory else new for memory, new in zip(memories, ran, strict=True)]
+    new_memories = backbone.memories_of(live, positions, in_front)
+    return [
+        _concatenated(memory, new_memory) if memory else new_memory
+        for memory, new_memory in zip(memories, new_memories, strict=True)
+    ]
 
 
-def _entered(backbone: Backbone, beginning: _Beginning) -> Tensor:
+def _entering_vectors(backbone: Backbone, beginning: _Beginning) -> Tensor:
     """Vectors that enter the first layer, [P + L, D]."""
     vectors = [beginning.vectors.values.to(backbone.device, backbone.dtype)] if beginning.vectors else []
     return torch.cat([*vectors, *([backbone.embed(list(beginning.head))] if beginning.head else [])])
 
 
-def _joined(memory: LayerMemory, new: LayerMemory) -> LayerMemory:
+def _concatenated(memory: LayerMemory, new_memory: LayerMemory) -> LayerMemory:
     keys, values = [
-        torch.cat([part.to(added), added], dim=2)
-        for part, added in ((memory.keys, new.keys), (memory.values, new.values))
+        torch.cat([part.to(new_part), new_part], dim=2)
+        for part, new_part in ((memory.keys, new_memory.keys), (memory.values, new_memory.values))
     ]
     weights = memory.weights
     if weights is not None:
-        weights = torch.cat([weights, weights.new_ones(len(weights), new.length)], dim=1)
+        weights = torch.cat([weights, weights.new_ones(len(weights), new_memory.length)], dim=1)
     return LayerMemory(keys, values, weights)

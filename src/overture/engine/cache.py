@@ -1,4 +1,4 @@
-"""Inputs that ran once: keys and values of each text, kept in memory, then on disk, then not at all.
+"""A cache of the keys and values of texts: in memory, then on disk, then not at all.
 
 An entry is one tensor [N, 2, H, L, K]: layers, (keys, values), heads, tokens, width. Entries of a GPU stay there while
 a budget lasts, and lie in the host's memory beyond it.
@@ -40,11 +40,10 @@ class InputCache:
     Args:
         budget_bytes: how much memory entries may take; a quarter of the free memory when None.
         spill_dir: where entries beyond it go; the user's cache directory when None.
-        notify: told once when the disk is full and texts are computed again instead.
-        device_bytes: how much of a device's memory entries may take that were made there; a quarter of what is free
-            at the first of them when None, but no more than ``budget_bytes`` where that is given.
-        keeps_recent: beyond the budget the entries that were used longest ago are dropped, wherever they lie, and
-            nothing goes to the disk.
+        notify: called once when the disk is full and further texts are computed each time.
+        device_bytes: how much of a device's memory its own entries may take; when None, a quarter of the memory that
+            is free at the first of them, but no more than ``budget_bytes``.
+        keeps_recent: beyond the budget the least recently used entries are dropped, and nothing goes to the disk.
         dtype: precision of the entries; ``model`` for the model's.
         files: groups of texts are kept there for later runs; only for this one when None.
     """
@@ -73,7 +72,7 @@ class InputCache:
         self._state: tuple[object, int] | None = None
 
     def belong_to(self, state: tuple[object, int]) -> None:
-        """Entries are of one model in one state: those of another would be silently wrong.
+        """Check that all entries come from one model in one state: others would be silently wrong.
 
         Args:
             state: `Backbone.state` of the model that is about to use the cache; the first one owns it.
@@ -160,9 +159,9 @@ class _SpillFile:
         raw = entry.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
         # Written through the file and only read through the map: a full disk is an error here, not a SIGBUS later.
         with no_room_as_disk_full(self._folder):
-            written = 0
-            while written < raw.nbytes:
-                written += os.pwrite(self._file.fileno(), raw[written:].data, self.size + written)
+            num_written = 0
+            while num_written < raw.nbytes:
+                num_written += os.pwrite(self._file.fileno(), raw[num_written:].data, self.size + num_written)
         self.entries[ids] = (self.size, entry.shape, entry.dtype)
         self.size += raw.nbytes
 

@@ -149,14 +149,14 @@ class CaptionTower:
         deep: Tensor | None,
         kept: dict[int, tuple[Tensor, Tensor]] | None = None,
     ) -> Tensor:
-        """Last states of captions, of which the tokens before an index are replaced where they enter deep layers."""
+        """Last states of captions; deep vectors replace the tokens before ``end`` where they enter layers."""
         if deep is None:
             return self.backbone.run(hidden, Step(positions, valid, kept=kept, is_packed=True))
         num_layers = self.backbone.info.num_layers
         for layer in range(num_layers):
             if 0 < layer <= len(deep):
-                replaced = deep[layer - 1].to(hidden).expand(len(hidden), -1, -1)
-                hidden = torch.cat([hidden[:, : end - replaced.shape[1]], replaced, hidden[:, end:]], dim=1)
+                deep_vectors = deep[layer - 1].to(hidden).expand(len(hidden), -1, -1)
+                hidden = torch.cat([hidden[:, : end - deep_vectors.shape[1]], deep_vectors, hidden[:, end:]], dim=1)
             step = Step(positions, valid, kept=kept, is_packed=True)
             hidden = self.backbone.run(hidden, step, layer, layer + 1 if layer + 1 < num_layers else None)
         return hidden
@@ -165,7 +165,7 @@ class CaptionTower:
         """Keys and values of the trunk in every layer, there once for all branches."""
         positions = torch.arange(len(trunk), device=trunk.device)[None]
         valid = torch.ones_like(positions, dtype=torch.bool)
-        kept = dict[int, tuple[Tensor, Tensor]]()
-        self._replacing(trunk[None], len(trunk), positions, valid, deep, kept)
-        keys, values = [{layer: pair[which] for layer, pair in kept.items()} for which in (0, 1)]
+        layer_pairs = dict[int, tuple[Tensor, Tensor]]()
+        self._replacing(trunk[None], len(trunk), positions, valid, deep, layer_pairs)
+        keys, values = [{layer: pair[which] for layer, pair in layer_pairs.items()} for which in (0, 1)]
         return Columns(keys, values, positions, valid)

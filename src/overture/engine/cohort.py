@@ -1,4 +1,4 @@
-"""Several prompts over one frozen model: trained, scored and asked together, in shared forward passes where they can.
+"""Several prompts over one frozen model that train and answer together, in shared forward passes where possible.
 
 A pass runs (prompt, row) pairs, prompt by prompt. Prompts can share one when they enter at the same layer and are read
 alike; what they have in common is computed and kept once: the kept inputs, and the keys and values of a batch that
@@ -65,15 +65,15 @@ class Cohort:
     def grouping(self, batches: Mapping[int, Sequence[Encoded]]) -> str:
         """How the members share passes, in one sentence; with the reason when there is more than one."""
         keys = [(self._pass_key(members[0], batches[members[0]][0]), len(members)) for members in self.groups(batches)]
-        num = sum(count for _, count in keys)
+        num_members = sum(count for _, count in keys)
         if len(keys) == 1:
-            return f"{num} members in 1 pass"
+            return f"{num_members} members in 1 pass"
         reasons = ["enter at different layers"] if len({key.layer for key, _ in keys}) > 1 else []
         if len({key.reader for key, _ in keys}) > 1:
             kinds = {type(key.reader) for key, _ in keys}
             reasons.append("read labels from vectors or words" if len(kinds) > 1 else "have different labels")
         sizes = " + ".join(str(count) for _, count in keys)
-        return f"{num} members in {len(keys)} passes ({sizes}), because they {' and '.join(reasons)}"
+        return f"{num_members} members in {len(keys)} passes ({sizes}), because they {' and '.join(reasons)}"
 
     def _pass_key(self, member: int, row: Encoded) -> PassKey:
         # A prompt's parts do not change in training, and where a task's rows differ their passes are parted once more.
@@ -95,28 +95,28 @@ class Cohort:
 
         Args:
             rows: the rows.
-            question: what is asked of each.
+            question: the question about each row.
             max_tokens: of one forward pass: prompts times rows times the longest row.
         """
-        num = len(self.models)
+        num_prompts = len(self.models)
         order = sorted(range(len(rows)), key=lambda index: rows[index].num_tokens)
         replies: list[dict[int, T]] = [{} for _ in self.models]
-        for indices in groups(order, lambda index: rows[index].num_tokens * num, max_tokens):
+        for indices in groups(order, lambda index: rows[index].num_tokens * num_prompts, max_tokens):
             part = [rows[index] for index in indices]
-            pairs = self._pairs(dict.fromkeys(range(num), part))
-            together = self._answerer.ask(list(zip(*pairs, strict=True)), question)
-            for member in range(num):
+            pairs = self._pairs(dict.fromkeys(range(num_prompts), part))
+            all_replies = self._answerer.ask(list(zip(*pairs, strict=True)), question)
+            for member in range(num_prompts):
                 start = member * len(part)
-                replies[member] |= zip(indices, together[start : start + len(part)], strict=True)
+                replies[member] |= zip(indices, all_replies[start : start + len(part)], strict=True)
         return [[member_replies[index] for index in range(len(rows))] for member_replies in replies]
 
     def scorers(self, max_tokens: int = 2048) -> list["MemberScorer"]:
-        """A scorer for each prompt, while the prompts do not change and all are asked about the same rows.
+        """A scorer for each prompt; valid while the prompts do not change.
 
-        The first that is asked about a batch answers for all; the others are asked in turn and find it done.
+        The first scorer that gets a batch computes the replies of all, and the others look them up.
         """
-        known: dict[Hashable, Any] = {}
-        return [MemberScorer(self, number, max_tokens, known) for number in range(len(self.models))]
+        replies: dict[Hashable, Any] = {}
+        return [MemberScorer(self, number, max_tokens, replies) for number in range(len(self.models))]
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,12 +126,12 @@ class MemberScorer:
     cohort: Cohort
     number: int
     max_tokens: int
-    _known: dict[Hashable, Any] = field(repr=False)
+    _replies: dict[Hashable, Any] = field(repr=False)
 
     def ask(self, rows: Sequence[Encoded], question: Question[T]) -> list[T]:
         """A reply for each row, in order."""
         key = (question, tuple(rows))
-        if key not in self._known:
-            self._known[key] = self.cohort.ask(rows, question, self.max_tokens)
-        replies: list[T] = self._known[key][self.number]
+        if key not in self._replies:
+            self._replies[key] = self.cohort.ask(rows, question, self.max_tokens)
+        replies: list[T] = self._replies[key][self.number]
         return replies

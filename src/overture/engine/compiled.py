@@ -1,4 +1,4 @@
-"""Finished prompts that cost no live tokens, or fewer: what stands before a text does not depend on it."""
+"""Compiles finished prompts to memory: vectors in front of a text do not depend on it, so they run once."""
 
 from dataclasses import replace
 

@@ -1,7 +1,7 @@
 """A frozen model's layers as compiled kernels: one graph serves all layers of a kind, and texts of all lengths.
 
-Lengths, rows and columns are symbols in a graph, so nothing is padded. A layer is told of its own part of the pass
-alone: its number would become a part of the graph, and each layer would need graphs of its own.
+Lengths, rows and columns are symbols in a graph, so nothing is padded. A layer gets only its own part of the step:
+its number would become a part of the graph, and each layer would need graphs of its own.
 """
 
 import copy
@@ -28,9 +28,9 @@ def compiled_layers(layers: Iterable[torch.nn.Module], backend: Backend) -> torc
         backend: what compiles graphs, as `torch.compile` takes it.
     """
     call = torch.compile(  # type: ignore[call-overload]
-        _called, fullgraph=True, dynamic=True, backend=backend, recompile_limit=MOST, isolate_recompiles=True
+        _call_layer, fullgraph=True, dynamic=True, backend=backend, recompile_limit=MOST, isolate_recompiles=True
     )
-    return torch.nn.ModuleList([_compiled(layer, number, call) for number, layer in enumerate(layers)])
+    return torch.nn.ModuleList([_compiled_layer(layer, number, call) for number, layer in enumerate(layers)])
 
 
 def check_compiler(device: torch.device, backend: Backend) -> None:
@@ -40,7 +40,7 @@ def check_compiler(device: torch.device, backend: Backend) -> None:
         BackboneError: nothing can be compiled for this device.
     """
     try:
-        torch.compile(_tried, fullgraph=True, backend=backend)(torch.ones(8, device=device))
+        torch.compile(_sine_product, fullgraph=True, backend=backend)(torch.ones(8, device=device))
     except (RuntimeError, OSError, ImportError) as error:
         needs = "a C++ compiler" if device.type == "cpu" else "Triton and a C compiler"
         lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
@@ -53,21 +53,21 @@ def check_compiler(device: torch.device, backend: Backend) -> None:
         ) from error
 
 
-def _tried(value: torch.Tensor) -> torch.Tensor:
+def _sine_product(value: torch.Tensor) -> torch.Tensor:
     return value.sin() * value
 
 
-def _called(layer: torch.nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> Any:
-    # By its class: what recomputes activations stands around the compiled layer, not in it.
-    return type(layer).forward(layer, *args, **named)
+def _call_layer(layer: torch.nn.Module, args: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
+    # The class's own function: a wrapper that recomputes activations belongs around the compiled layer, not in it.
+    return type(layer).forward(layer, *args, **keywords)
 
 
-def _compiled(layer: torch.nn.Module, number: int, call: Callable[..., Any]) -> torch.nn.Module:
-    # The import takes seconds, which nobody else should wait.
+def _compiled_layer(layer: torch.nn.Module, number: int, call: Callable[..., Any]) -> torch.nn.Module:
+    # Imported here: it takes seconds, and only compiled layers need it.
     from torch._dynamo.exc import FailOnRecompileLimitHit
     from torch.fx.experimental import _config as config
 
-    def forward(*args: Any, overture: Step, **named: Any) -> Any:
+    def forward(*args: Any, overture: Step, **keywords: Any) -> Any:
         if _has_graphs(overture, number):
             # The layer is number 0 of its own step, whichever it is; the masks are those of the whole pass.
             memory = [_columns_of(part, number) for part in overture.memory]
@@ -75,18 +75,18 @@ def _compiled(layer: torch.nn.Module, number: int, call: Callable[..., Any]) -> 
             try:
                 # Sizes that happen to be equal once are not taken to be equal always.
                 with config.patch(use_duck_shape=False):  # type: ignore[attr-defined]
-                    out = call(layer, args, named | {"overture": layer_step})
+                    out = call(layer, args, keywords | {"overture": layer_step})
             except FailOnRecompileLimitHit:
                 pass
             else:
                 if overture.kept is not None and layer_step.kept is not None:
                     overture.kept[number] = layer_step.kept[0]
                 return out
-        return type(layer).forward(layer, *args, overture=overture, **named)
+        return type(layer).forward(layer, *args, overture=overture, **keywords)
 
-    other = copy.copy(layer)
-    other.forward = forward
-    return other
+    layer_copy = copy.copy(layer)
+    layer_copy.forward = forward
+    return layer_copy
 
 
 def _has_graphs(step: Step, layer: int) -> bool:

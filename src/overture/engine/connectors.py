@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, Qwen2Config
 
 @dataclass(frozen=True, slots=True)
 class Connector:
-    """How such models differ.
+    """The facts in which such models differ.
 
     Args:
         texts: path of the layers' module, in the model.
@@ -27,7 +27,7 @@ class Connector:
         is_fixed: images have the size in the config, and no other.
         is_whole: an image's positions see each other both ways.
         has_grid: an image's positions are placed by rows and columns, and its size may be its own.
-        has_texts_alone: where nothing says how images are prepared, or processes share it, it is a model of texts.
+        has_texts_alone: without a processor for images, or shared by processes, it loads as a model of texts.
     """
 
     texts: str
@@ -59,9 +59,9 @@ def _llava(model: Any, pixels: Tensor) -> Tensor:
 def _idefics(model: Any, pixels: Tensor) -> Tensor:
     """Idefics 3's and SmolVLM's: neighbouring patches are put together. The whole image, not cut into parts."""
     side = model.config.vision_config.patch_size
-    there = torch.ones(len(pixels), pixels.shape[2] // side, pixels.shape[3] // side, dtype=torch.bool)
-    # Asked for by its modules: the model's own way drops images that are all zero.
-    states = model.model.vision_model(pixel_values=pixels, patch_attention_mask=there.to(pixels.device))
+    patch_mask = torch.ones(len(pixels), pixels.shape[2] // side, pixels.shape[3] // side, dtype=torch.bool)
+    # Calls the modules: the model's own method drops images that are all zero.
+    states = model.model.vision_model(pixel_values=pixels, patch_attention_mask=patch_mask.to(pixels.device))
     vectors: Tensor = model.model.connector(states.last_hidden_state)
     return vectors
 
@@ -75,11 +75,13 @@ def _gemma(model: Any, pixels: Tensor) -> Tensor:
 def _qwen(model: Any, pixels: Tensor) -> Tensor:
     """Qwen 2.5's: images come cut into patches, those of one position behind each other, each frame twice."""
     vision = model.config.vision_config
-    side, merged, frames = vision.patch_size, vision.spatial_merge_size, vision.temporal_patch_size
+    side, merge_size, frames = vision.patch_size, vision.spatial_merge_size, vision.temporal_patch_size
     num_images, num_channels, height, width = pixels.shape
     rows, columns = height // side, width // side
-    cut = pixels.reshape(num_images, num_channels, rows // merged, merged, side, columns // merged, merged, side)
-    patches = cut.permute(0, 2, 5, 3, 6, 1, 4, 7)[..., None, :, :].expand(*(-1,) * 6, frames, -1, -1)
+    blocks = pixels.reshape(
+        num_images, num_channels, rows // merge_size, merge_size, side, columns // merge_size, merge_size, side
+    )
+    patches = blocks.permute(0, 2, 5, 3, 6, 1, 4, 7)[..., None, :, :].expand(*(-1,) * 6, frames, -1, -1)
     grids = torch.tensor([[1, rows, columns]] * num_images, device=pixels.device)
     states = model.model.get_image_features(patches.reshape(num_images * rows * columns, -1), grids, return_dict=True)
     return torch.stack(list(states.pooler_output))
@@ -103,15 +105,15 @@ CONNECTORS = {
 """By the config's model type."""
 
 
-def language_model(whole: Any, connector: Connector) -> Any:
+def language_model(model: Any, connector: Connector) -> Any:
     """The language model inside, with its head, as transformers' class of its family; the tensors are the same."""
-    config = whole.config.text_config
-    # Its own class stands nowhere alone; what the class brings beside the layers is Qwen 2's.
-    is_named = config.model_type != "qwen2_5_vl_text"
+    config = model.config.text_config
+    # Qwen 2.5-VL's text model has no class of its own with a head; Qwen 2's has the same modules around the layers.
+    has_own_class = config.model_type != "qwen2_5_vl_text"
     with torch.device("meta"):
-        shell = config if is_named else Qwen2Config(hidden_size=8, num_attention_heads=1, num_hidden_layers=0)
-        texts: Any = AutoModelForCausalLM.from_config(shell, dtype=whole.dtype)
-    setattr(texts, texts.base_model_prefix, attrgetter(connector.texts)(whole))
-    texts.set_output_embeddings(whole.get_output_embeddings())
+        shell = config if has_own_class else Qwen2Config(hidden_size=8, num_attention_heads=1, num_hidden_layers=0)
+        texts: Any = AutoModelForCausalLM.from_config(shell, dtype=model.dtype)
+    setattr(texts, texts.base_model_prefix, attrgetter(connector.texts)(model))
+    texts.set_output_embeddings(model.get_output_embeddings())
     texts.config = config
     return texts.eval()
