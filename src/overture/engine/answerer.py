@@ -31,7 +31,7 @@ from overture.core.rows import Answer, Encoded, Likelihood, OneOf, ScoredToken, 
 from overture.engine import seq2seq
 from overture.engine.backbone import Backbone
 from overture.engine.captions import CaptionTower
-from overture.engine.generate import greedy_tokens, written
+from overture.engine.generate import greedy_tokens, written_answers
 from overture.engine.inputs import Inputs, Progress, groups
 from overture.engine.layout import Layout, answer_layout, label_layout, single_layout
 from overture.engine.likelihood import token_shares, word_likelihoods
@@ -268,7 +268,7 @@ class LocalAnswerer:
     def _answers(self, part: _Part, question: Answers) -> list[Written]:
         inputs, rows, injections = self._decoding(part)
         max_new_tokens, stop, decoding = question.max_new_tokens, question.stop, question.decoding
-        return written(inputs, rows, injections, max_new_tokens, stop, decoding, part.rows)
+        return written_answers(inputs, rows, injections, max_new_tokens, stop, decoding, part.rows)
 
     def _continuations(self, part: _Part, question: Continuations) -> list[list[int]]:
         return greedy_tokens(*self._decoding(part), question.max_new_tokens, question.is_done)

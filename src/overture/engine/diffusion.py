@@ -1,13 +1,13 @@
-"""Text-to-image models of diffusers, as far as a concept of its own vectors needs them.
+"""Text-to-image models of diffusers, as far as learning a concept needs them.
 
-A concept is a few vectors that stand in captions like words. They are put where the token table's rows come out, so
-nothing of the model changes. What the vectors are trained on is the denoiser's error:
+A concept is a few vectors that stand in captions like words. A hook on the token table puts them among its output rows,
+so the model does not change. The vectors are trained on the denoiser's error:
 
     z_t = sqrt(a_t) z + sqrt(1 - a_t) e,   error = mean over C, h, w of (e - U(z_t, t, c(caption with the vectors)))^2
 
-z is an image's latent, e noise, a_t the scheduler's; a model that predicts velocities is asked for sqrt(a_t) e -
-sqrt(1 - a_t) z instead. The autoencoder is frozen, so an image's latents are computed once; a random latent is drawn
-from the kept mean and deviation, as the autoencoder would draw it.
+z is an image's latent, e noise, and a_t comes from the scheduler; the target of a model that predicts velocities is
+sqrt(a_t) e - sqrt(1 - a_t) z. The autoencoder is frozen, so the mean and deviation of an image's latents are computed
+once, and random latents are drawn from them as the autoencoder would draw them.
 
 diffusers is an extra and is imported where a model is loaded.
 
@@ -37,7 +37,7 @@ HOLE = "{}"
 
 @dataclass(frozen=True, slots=True)
 class Latent:
-    """What the autoencoder makes of an image: mean and deviation of its latents, [C, h, w]."""
+    """An image's encoding by the autoencoder: mean and deviation of its latents, [C, h, w]."""
 
     mean: Tensor
     deviation: Tensor
@@ -49,7 +49,7 @@ class Conditions:
 
     Args:
         states: of the text encoders, [B, L, D].
-        added: what Stable Diffusion XL reads besides, by its name there.
+        added: Stable Diffusion XL's further inputs, by its names.
     """
 
     states: Tensor
@@ -95,7 +95,7 @@ class TextEncoder:
             raise ConfigError("a caption has one place for the concept", where="captions", got=caption, wanted=HOLE)
         before, behind = [self.ids_of(part) for part in caption.split(HOLE)]
         tokenizer = self.tokenizer
-        # Any token will do where the vectors stand: its row is replaced. The largest id marks the end for some models.
+        # Any token can hold the place of a vector, but not the largest id: for some models it marks the end.
         ids = [tokenizer.bos_token_id, *before, *([0] * num_vectors), *behind, tokenizer.eos_token_id]
         if len(ids) > self.context:
             raise ConfigError(
@@ -109,20 +109,20 @@ class TextEncoder:
 
     def states(self, captions: Sequence[str], vectors: Tensor, **options: Any) -> Any:
         """The model's outputs for captions with the concept's vectors [V, D] in them."""
-        laid_out = [self.laid_out(caption, len(vectors)) for caption in captions]
-        ids = torch.tensor([ids for ids, _ in laid_out], device=self.model.device)
-        with self._vectors_at([first for _, first in laid_out], vectors):
+        token_rows = [self.laid_out(caption, len(vectors)) for caption in captions]
+        ids = torch.tensor([ids for ids, _ in token_rows], device=self.model.device)
+        with self._vectors_at([place for _, place in token_rows], vectors):
             return self.model(ids, **options)
 
     @contextmanager
     def _vectors_at(self, places: Sequence[int], vectors: Tensor) -> Iterator[None]:
-        """The token table gives a concept's vectors at these places, one for each caption."""
+        """While entered, the token table returns a concept's vectors from these places on, one place a caption."""
 
         def put_in(module: Any, arguments: Any, rows: Tensor) -> Tensor:
-            placed = vectors.to(rows)
+            concept_rows = vectors.to(rows)
             parts = [
-                torch.cat([row[:first], placed, row[first + len(placed) :]])
-                for row, first in zip(rows, places, strict=True)
+                torch.cat([row[:place], concept_rows, row[place + len(concept_rows) :]])
+                for row, place in zip(rows, places, strict=True)
             ]
             return torch.stack(parts)
 
@@ -179,7 +179,7 @@ class Diffusion:
         return any(len(encoder.ids_of(text)) == 1 for encoder in self.encoders.values())
 
     def start(self, word: str, length: int) -> dict[str, Tensor]:
-        """Vectors that begin at a word's, float32 [V, D] by text encoder; a short word's repeat.
+        """Start vectors from a word's token vectors, float32 [V, D] by text encoder; those of a short word repeat.
 
         Raises:
             ConfigError: the word has more tokens than there are vectors, or none.
@@ -201,11 +201,11 @@ class Diffusion:
     @torch.no_grad()
     def latent(self, pixels: Tensor) -> Latent:
         """The latents of a prepared image, float32 [3, H, W]."""
-        drawn = self.vae.encode(pixels[None].to(self.vae.device, self.vae.dtype)).latent_dist
-        return Latent(drawn.mean[0].to(self.device), drawn.std[0].to(self.device))
+        distribution = self.vae.encode(pixels[None].to(self.vae.device, self.vae.dtype)).latent_dist
+        return Latent(distribution.mean[0].to(self.device), distribution.std[0].to(self.device))
 
     def conditions(self, captions: Sequence[str], vectors: Mapping[str, Tensor]) -> Conditions:
-        """Captions with a concept in them.
+        """Encode captions with a concept in them.
 
         Args:
             captions: each with one ``{}``, B of them.
@@ -231,11 +231,11 @@ class Diffusion:
             conditions: captions, one for each row.
         """
         noisy = self.scheduler.add_noise(latents, noise, times).to(self.unet.dtype)
-        added = {"added_cond_kwargs": conditions.added} if conditions.added else {}
-        predicted = self.unet(noisy, times, conditions.states.to(self.unet.dtype), **added).sample.float()
+        extra_inputs = {"added_cond_kwargs": conditions.added} if conditions.added else {}
+        prediction = self.unet(noisy, times, conditions.states.to(self.unet.dtype), **extra_inputs).sample.float()
         is_velocity = self.scheduler.config.prediction_type == "v_prediction"
-        wanted = self.scheduler.get_velocity(latents, noise, times) if is_velocity else noise
-        return (predicted - wanted.float()).square().flatten(1).mean(1)
+        target = self.scheduler.get_velocity(latents, noise, times) if is_velocity else noise
+        return (prediction - target.float()).square().flatten(1).mean(1)
 
     def scaled(self, latent: Latent, draw: Tensor) -> Tensor:
         """A random latent as the denoiser is trained on it, [C, h, w].
@@ -248,9 +248,9 @@ class Diffusion:
         return (latent.mean + latent.deviation * draw - shift) * float(self.vae.config.scaling_factor)
 
     @contextmanager
-    def checkpointing(self, is_wanted: bool) -> Iterator[None]:
-        """Whether the denoiser keeps less for its gradient and computes it again."""
-        if is_wanted:
+    def checkpointing(self, enabled: bool) -> Iterator[None]:
+        """Recompute the denoiser's activations in the backward pass: less memory, more time."""
+        if enabled:
             self.unet.enable_gradient_checkpointing()
         try:
             yield
@@ -274,7 +274,7 @@ def load_diffusion(
         device: ``auto`` takes a GPU where there is one.
         dtype: ``auto`` is float32 on the CPU and bfloat16 on a GPU. The autoencoder is float32: in half precision some
             overflow.
-        notify: told of work that takes long.
+        notify: called before work that takes long.
 
     Raises:
         BackboneError: diffusers is missing, there is no such model, or it is not supported.

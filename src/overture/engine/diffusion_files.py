@@ -1,4 +1,4 @@
-"""The files of a text-to-image model of diffusers, looked at without its weights and without diffusers."""
+"""Facts of a text-to-image model of diffusers, read from its files without weights and without diffusers."""
 
 import hashlib
 import json
@@ -33,7 +33,7 @@ class DiffusionInfo:
     """The facts of a model that a concept depends on; names are those of an artifact's record of its model.
 
     Args:
-        id: how the user named it.
+        id: the user's name for it.
         model_type: the pipeline's class.
         hidden_size: width of the first text encoder.
         num_layers: layers of the first text encoder.
@@ -64,7 +64,7 @@ class DiffusionInfo:
 
 @dataclass(frozen=True, slots=True)
 class DiffusionFiles:
-    """A model's folder, looked at without its weights; the class of each text encoder by its name."""
+    """A model's folder with the facts of its files; ``encoders`` holds the class of each text encoder by its name."""
 
     folder: Path
     info: DiffusionInfo
@@ -76,8 +76,8 @@ def diffusion_info(name: str, revision: str | None = None) -> DiffusionInfo:
     """A model's facts, from its files; no weights are loaded.
 
     Args:
-        name: a folder, or the Hub id of a model whose files are on this machine; with ``@512px`` behind it the size
-            that images are shown to it at.
+        name: a folder, or the Hub id of a model whose files are on this machine; ``@512px`` behind it sets the size of
+            the images.
         revision: commit of a Hub model.
 
     Raises:
@@ -96,17 +96,24 @@ def files_of(name: str, revision: str | None) -> DiffusionFiles:
         raise BackboneError(
             "concepts are not learnt in this kind of model", where=name, got=kind, wanted=" or ".join(PIPELINES)
         )
-    odd = [str(index[part][1]) for part in PIPELINES[kind] if (index.get(part) or ("", ""))[1] not in _ENCODERS]
-    if odd:
-        raise BackboneError("a text encoder is no CLIP", where=name, got=odd[0], wanted=" or ".join(_ENCODERS))
+    other_encoders = [
+        str(index[part][1]) for part in PIPELINES[kind] if (index.get(part) or ("", ""))[1] not in _ENCODERS
+    ]
+    if other_encoders:
+        raise BackboneError(
+            "a text encoder is no CLIP", where=name, got=other_encoders[0], wanted=" or ".join(_ENCODERS)
+        )
     unet, vae = [_json(folder / part / "config.json", name) for part in ("unet", "vae")]
     texts = {part: _json(folder / part / "config.json", name) for part in PIPELINES[kind]}
     scheduler = _json(folder / "scheduler" / "scheduler_config.json", name)
-    predicts = scheduler.get("prediction_type", "epsilon")
-    if unet["in_channels"] != vae["latent_channels"] or predicts not in ("epsilon", "v_prediction"):
-        got = f"{unet['in_channels']} channels in, {vae['latent_channels']} of a latent; it predicts {predicts}"
+    prediction_type = scheduler.get("prediction_type", "epsilon")
+    if unet["in_channels"] != vae["latent_channels"] or prediction_type not in ("epsilon", "v_prediction"):
+        got = f"{unet['in_channels']} channels in, {vae['latent_channels']} of a latent; it predicts {prediction_type}"
         raise BackboneError(
-            "the denoiser is not asked for noise alone", where=name, got=got, wanted="a model of texts to images"
+            "the denoiser takes other inputs or predicts something else",
+            where=name,
+            got=got,
+            wanted="a model of texts to images",
         )
     factor = 2 ** (len(vae["block_out_channels"]) - 1)
     size = int(number) if number is not None else int(unet["sample_size"]) * factor
@@ -125,13 +132,13 @@ def files_of(name: str, revision: str | None) -> DiffusionFiles:
         "scaling_factor": vae.get("scaling_factor"),
         "widths": {part: text["hidden_size"] for part, text in texts.items()},
     }
-    first = texts["text_encoder"]
+    first_encoder = texts["text_encoder"]
     weights = [path for part in ("unet", "vae", *texts) for path in _weight_files(folder / part, part)]
     info = DiffusionInfo(
         id=name,
         model_type=kind,
-        hidden_size=first["hidden_size"],
-        num_layers=first["num_hidden_layers"],
+        hidden_size=first_encoder["hidden_size"],
+        num_layers=first_encoder["num_hidden_layers"],
         weights_sha256=digest_of(weights),
         tokenizer_sha256=_tokenizers_digest(folder, PIPELINES[kind]),
         processor_sha256=processor.sha256,
@@ -185,17 +192,17 @@ def _weight_files(folder: Path, part: str) -> list[Path]:
         BackboneError: there are none.
     """
     stem = _STEMS.get(part, "model")
-    whole, index = folder / f"{stem}.safetensors", folder / f"{stem}.safetensors.index.json"
-    if whole.is_file():
-        return [whole]
+    single_file, index = folder / f"{stem}.safetensors", folder / f"{stem}.safetensors.index.json"
+    if single_file.is_file():
+        return [single_file]
     if index.is_file():
         return [folder / name for name in sorted(set(_json(index, str(folder))["weight_map"].values()))]
-    there = sorted(path.name for path in folder.glob("*") if path.suffix in (".bin", ".safetensors"))
+    file_names = sorted(path.name for path in folder.glob("*") if path.suffix in (".bin", ".safetensors"))
     raise BackboneError(
         f"the model's {part} has no safetensors weights of full precision",
         where=str(folder),
-        got=", ".join(there) or "no weights",
-        wanted=whole.name,
+        got=", ".join(file_names) or "no weights",
+        wanted=single_file.name,
         fix="fetch the file, or convert pickled weights to safetensors; they are never read here",
     )
 
@@ -204,12 +211,12 @@ def _tokenizers_digest(folder: Path, encoders: Sequence[str]) -> str:
     digest = hashlib.sha256()
     for part in encoders:
         files = [folder / tokenizer_of(part) / name for name in ("tokenizer.json", "vocab.json", "merges.txt")]
-        there = [path for path in files if path.is_file()]
-        if not there:
+        present_files = [path for path in files if path.is_file()]
+        if not present_files:
             raise BackboneError(
                 "a tokenizer is missing", where=str(files[0].parent), wanted="tokenizer.json or vocab.json"
             )
-        for path in there:
+        for path in present_files:
             digest.update(path.name.encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()
 

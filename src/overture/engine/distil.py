@@ -14,7 +14,7 @@ from overture.engine.backbone import Backbone
 
 
 def log_probabilities(backbone: Backbone, readouts: Sequence[Readout]) -> Tensor:
-    """Of all that is decided, or of the whole vocabulary, [R, V]; -inf behind those that have fewer choices.
+    """Log-probabilities of the labels, or of the whole vocabulary, [R, V]; -inf where a row has fewer labels.
 
     Args:
         backbone: its head makes the logits.
@@ -29,7 +29,7 @@ def log_probabilities(backbone: Backbone, readouts: Sequence[Readout]) -> Tensor
 
 
 def right(backbone: Backbone, readouts: Sequence[Readout], rows: Sequence[Encoded]) -> Tensor:
-    """Negative log-likelihood of what is right in each row, [B]."""
+    """Negative log-likelihood of each row's right labels or tokens, [B]."""
     log_shares = log_probabilities(backbone, readouts)
     shares = [row.target.shares for row in rows if isinstance(row.target, OneOf) and row.target.shares is not None]
     if shares:
@@ -45,29 +45,31 @@ def divergence(
 
     Args:
         backbone: its head makes the logits.
-        teacher: what should be predicted; constants.
-        student: what is predicted of the same rows.
+        teacher: the target predictions; no gradient reaches them.
+        student: the predictions for the same rows.
         temperature: both are divided by it, and the sum is multiplied by its square (Hinton et al. 2015, section 2).
     """
     with torch.no_grad():
-        wanted = (log_probabilities(backbone, teacher) / temperature).log_softmax(-1)
-    predicted = (log_probabilities(backbone, student) / temperature).log_softmax(-1)
+        teacher_logs = (log_probabilities(backbone, teacher) / temperature).log_softmax(-1)
+    student_logs = (log_probabilities(backbone, student) / temperature).log_softmax(-1)
     # Choices that a row lacks have no probability under either.
-    lacks = wanted.isneginf()
-    predicted, wanted = predicted.masked_fill(lacks, 0.0), wanted.masked_fill(lacks, 0.0)
-    divergences = torch.nn.functional.kl_div(predicted, wanted, reduction="none", log_target=True).sum(1)
+    lacks = teacher_logs.isneginf()
+    student_logs, teacher_logs = student_logs.masked_fill(lacks, 0.0), teacher_logs.masked_fill(lacks, 0.0)
+    divergences = torch.nn.functional.kl_div(student_logs, teacher_logs, reduction="none", log_target=True).sum(1)
     return temperature**2 * _of_rows(divergences, student)
 
 
 def distance(teacher: Sequence[Readout], student: Sequence[Readout]) -> Tensor:
     """Squared distance of the hidden states, a mean over the width and a sum over each row's places, [B]."""
-    wanted, reached = [torch.cat([readout.hidden for readout in side]).float() for side in (teacher, student)]
-    distances = (reached - wanted).square().mean(-1)
+    teacher_states, student_states = [
+        torch.cat([readout.hidden for readout in side]).float() for side in (teacher, student)
+    ]
+    distances = (student_states - teacher_states).square().mean(-1)
     parts = torch.split(distances, [len(readout.hidden) for readout in student])
     return torch.stack([part.sum() for part in parts])
 
 
 def _of_rows(values: Tensor, readouts: Sequence[Readout]) -> Tensor:
-    """Sums over what is decided in each row, [B]."""
+    """Sums over the places of each row that are predicted, [B]."""
     sizes = [len(readout.hidden if readout.scores is None else readout.scores) for readout in readouts]
     return torch.stack([part.sum() for part in torch.split(values, sizes)])

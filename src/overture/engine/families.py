@@ -21,36 +21,36 @@ from overture.engine import fronts, sound_fronts
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """How a family differs.
+    """The facts of one family.
 
     Args:
-        base: where in the language model the module stands that runs the layers; empty where it is the model.
+        base: path, in the language model, of the module that runs the layers; empty where it is the model.
         layers: path of its list of layers.
         positions: path of its table of learned positions, added to whatever enters; empty where positions are rotary.
         norm: name of its last norm; None there in models without one; empty where no model has one.
         project_in: name of its map from token vectors to the layers' width, likewise; empty where no model has one.
         project_out: name of its map from the layers' width to the head's.
         is_causal: tokens see only what stands before them; else the model is an encoder.
-        embeddings: name of the module that makes of token vectors what enters the first layer: with positions, a type
-            and a norm; empty where positions alone are added.
-        embedded_norm: name of a norm behind token vectors and learned positions; where it is, positions are added here,
+        embeddings: name of the module that adds positions and a type to token vectors and applies a norm; empty where
+            only positions are added.
+        embedded_norm: name of a norm behind token vectors and learned positions; with one, positions are added here,
             since the model would count them itself.
         before_first: path of the number after which learned positions count; empty where they count from 0.
-        pooler: name of a map of the whole text that nobody here asks for.
-        transform: what stands between the last layer and the head's rows: functions, and paths in the language model.
+        pooler: name of a map of the whole text, which passes here leave out.
+        transform: steps between the last layer and the head's rows: functions, and paths in the language model.
         encoder: the same facts of the encoder whose output the layers read; None for models of one stack.
         cross: name of a layer's cross-attention; empty without an encoder.
         cross_maps: names of its maps to keys and values.
         bias: path in the base of the attention with the table of biases by distance; empty where there is none.
         num_heads: the config's name for the number of heads.
-        offset: what is added to a position before it is looked up.
+        offset: the number that is added to a position before it is looked up.
         has_words: whether the model has a vector for each token; models of images or of sounds alone have none.
         is_stack: its layers run as a plain stack, since its own forward pass begins at pixels, samples or tokens.
-        drops_keywords: its attention modules pass on no keyword that they do not know, so the step is handed to the
-            attention function beside them.
-        front: makes of an image's pixels, or of a sound's features, what enters the first layer (`engine.fronts`,
-            `engine.sound_fronts`); None for texts.
-        reads: what `front` takes; None for texts.
+        drops_keywords: its attention modules drop unknown keywords, so the step reaches the attention function through
+            a context variable.
+        front: maps an image's pixels, or a sound's features, to the vectors that enter the first layer
+            (`engine.fronts`, `engine.sound_fronts`); None for texts.
+        reads: the modality that `front` takes; None for texts.
         rotation: name of the module that turns the patches of an image by their places; empty where there is none.
         has_grid: a decoder's layers take three positions for each token: its own, and those of its row and column.
     """
@@ -117,7 +117,7 @@ class Family:
         return parts
 
     def bias_of(self, base: Any) -> Callable[[Tensor], Tensor] | None:
-        """From distances of columns to live tokens, [B, S, M], to what every layer adds to its logits, [B, H, S, M]."""
+        """A map from distances of columns to live tokens, [B, S, M], to the bias of all layers, [B, H, S, M]."""
         return partial(_bias, attrgetter(self.bias)(base)) if self.bias else None
 
     def positioned(self, base: Any, vectors: Tensor, positions: Tensor) -> Tensor:
@@ -283,7 +283,7 @@ def layers_view(base: Any, family: Family, layers: Any, start_layer: int, end_la
     Args:
         base: the base model.
         family: its facts.
-        layers: its layers, or what runs in their place.
+        layers: its layers, or the modules that run in their place.
         start_layer: the first layer that runs, from 0.
         end_layer: the first that does not run any more; None runs to the end and the last norm.
     """
@@ -291,7 +291,7 @@ def layers_view(base: Any, family: Family, layers: Any, start_layer: int, end_la
         return LayerStack(layers[start_layer:end_layer], family.norm_of(base) if end_layer is None else None)
     view = copy.copy(base)
     view._modules = dict(base._modules)
-    _exchange(view, family.layers, layers[start_layer:end_layer])
+    _put_module(view, family.layers, layers[start_layer:end_layer])
     if family.project_in:
         view._modules[family.project_in] = None
     if family.pooler:
@@ -304,13 +304,13 @@ def layers_view(base: Any, family: Family, layers: Any, start_layer: int, end_la
     if getattr(base.config, "layer_types", None):
         view.config = copy.copy(base.config)
         view.config.layer_types = base.config.layer_types[start_layer:end_layer]
-    # What enters an upper layer has its positions already; where there is a norm behind them, so has all that enters.
+    # States that enter an upper layer have their positions; with an embedded norm `positioned` has added them before.
     if family.embedded_norm:
-        view._modules[family.positions] = _Nothing()
+        view._modules[family.positions] = _ZeroPositions()
         if start_layer:
             view._modules[family.embedded_norm] = torch.nn.Identity()
     elif family.embeddings and start_layer:
-        view._modules[family.embeddings] = _AsItIs()
+        view._modules[family.embeddings] = _PassThrough()
     elif family.positions and start_layer:
         zeros = copy.copy(getattr(base, family.positions))
         zeros._parameters = {"weight": torch.nn.Parameter(torch.zeros_like(zeros.weight), requires_grad=False)}
@@ -333,18 +333,18 @@ class LayerStack(torch.nn.Module):
         self.layers, self.norm = layers, norm
 
     def forward(
-        self, inputs_embeds: Tensor, attention_mask: Tensor, use_cache: bool, position_ids: Tensor, **named: Any
+        self, inputs_embeds: Tensor, attention_mask: Tensor, use_cache: bool, position_ids: Tensor, **keywords: Any
     ) -> "States":
         """Hidden states of what enters the first of the layers; the signature is that of transformers' models."""
         hidden = inputs_embeds
         for layer in self.layers:
-            states = layer(hidden, attention_mask, **named)
+            states = layer(hidden, attention_mask, **keywords)
             hidden = states[0] if isinstance(states, tuple) else states
         return States(hidden if self.norm is None else self.norm(hidden))
 
 
-def _exchange(view: Any, path: str, module: Any) -> None:
-    """Put a module into a copied tree; what stands on the way to it is copied too."""
+def _put_module(view: Any, path: str, module: Any) -> None:
+    """Replace the module at a path of a copied tree; the modules on the way to it are copied too."""
     *parents, name = path.split(".")
     for parent in parents:
         inner = copy.copy(view._modules[parent])
@@ -354,21 +354,21 @@ def _exchange(view: Any, path: str, module: Any) -> None:
     view._modules[name] = module
 
 
-class _AsItIs(torch.nn.Module):
-    """Embeddings that were made before; the signature is that of the modules it stands for."""
+class _PassThrough(torch.nn.Module):
+    """Returns embeddings unchanged: they were made before. It takes the arguments of the module that it replaces."""
 
     def forward(
-        self, input_ids: Tensor | None = None, inputs_embeds: Tensor | None = None, *others: Any, **named: Any
+        self, input_ids: Tensor | None = None, inputs_embeds: Tensor | None = None, *arguments: Any, **keywords: Any
     ) -> Tensor:
         """Embeddings as they enter the first layer."""
         assert inputs_embeds is not None
         return inputs_embeds
 
 
-class _Nothing(torch.nn.Module):
-    """Positions that were added before."""
+class _ZeroPositions(torch.nn.Module):
+    """A position table that adds nothing, since positions were added before."""
 
-    def forward(self, shaped: Tensor | None, *others: Any, **named: Any) -> Tensor:
+    def forward(self, shaped: Tensor | None, *arguments: Any, **keywords: Any) -> Tensor:
         """Zero."""
         return torch.zeros(())
 
@@ -385,13 +385,13 @@ def _bias(attention: Any, distances: Tensor) -> Tensor:
 
 
 def max_length(config: Any) -> int:
-    """How many positions a model has whose keys can be kept.
+    """The number of positions up to which a model's keys can be kept.
 
-    With `longrope` all angles change where a text outgrows the original length: keys that were kept before, or that
-    stand in one batch with a longer row, would be of another model. So such a model ends there.
+    With `longrope` all angles change where a text outgrows the original length, so keys that were kept before, or that
+    share a batch with a longer row, would no longer fit. Such a model ends at the original length.
     """
     if not hasattr(config, "max_position_embeddings"):
-        # T5's distances have no end; this is what it was trained with, in its configs until they dropped the number.
+        # T5's distances have no limit; 512 is its length in training, which newer configs no longer name.
         return int(getattr(config, "max_target_positions", None) or getattr(config, "n_positions", None) or 512)
     rope = getattr(config, "rope_parameters", None) or {}
     if rope.get("rope_type") == "longrope":

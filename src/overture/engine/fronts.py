@@ -36,7 +36,7 @@ def in_patches(model: Any, pixels: Tensor) -> Tensor:
     num_images, num_channels, height, width = pixels.shape
     side = model.config.patch_size
     rows, columns = height // side, width // side
-    cut = pixels.reshape(num_images, num_channels, rows, side, columns, side).permute(0, 2, 4, 3, 5, 1)
+    patches = pixels.reshape(num_images, num_channels, rows, side, columns, side).permute(0, 2, 4, 3, 5, 1)
     shapes = torch.tensor([[rows, columns]] * num_images, device=pixels.device)
-    states: Tensor = model.embeddings(cut.reshape(num_images, rows * columns, -1), shapes)
+    states: Tensor = model.embeddings(patches.reshape(num_images, rows * columns, -1), shapes)
     return states

@@ -1,4 +1,4 @@
-"""Written answers over kept keys and values, many rows and prompts at a time: greedy, by chance, or by beam search.
+"""Writes answers for many rows and prompts at a time over kept keys and values: greedy, sampled, or by beam search.
 
 Shape letters: B rows, W beams, V vocabulary.
 """
@@ -23,7 +23,7 @@ _ROOM = 32
 
 
 @torch.no_grad()
-def written(
+def written_answers(
     inputs: Inputs,
     rows: Sequence[Encoded],
     injections: Injections,
@@ -32,22 +32,22 @@ def written(
     decoding: Decoding = GREEDY,
     texts: Sequence[Encoded] = (),
 ) -> list[Written]:
-    """Answers: until the end token, a stop text, or ``max_new_tokens``; all injections enter at the same layer.
+    """Write an answer for each row, until the end token, a stop text, or ``max_new_tokens``.
 
     Args:
-        inputs: gives texts that run by themselves.
-        rows: what they allow is kept to; answers, if known, are not looked at.
-        injections: a prompt, or none, for each row.
-        max_new_tokens: at most so many tokens.
+        inputs: runs or caches the texts.
+        rows: their limits on answers apply; the answers that they may hold are ignored.
+        injections: a prompt, or none, for each row; all enter at the same layer.
+        max_new_tokens: the largest number of tokens.
         stop: the answer ends before the first of these texts.
         decoding: how tokens are chosen.
-        texts: the rows with the texts that chance is drawn by, where the answers' rows have none; the rows when empty.
+        texts: rows whose texts seed the random choice, where ``rows`` have no text; ``rows`` when empty.
     """
     backbone = inputs.backbone
     if decoding.beams > 1:
         search = _Search(backbone, rows, stop, max_new_tokens, decoding)
-        logits, first = begun(inputs, rows, injections)
-        return search.run(logits, _Continued(backbone, first))
+        logits, answer_pass = first_pass(inputs, rows, injections)
+        return search.run(logits, _Continued(backbone, answer_pass))
 
     def is_done(ids: Sequence[int]) -> bool:
         return is_stopped(backbone, ids, stop)
@@ -57,7 +57,7 @@ def written(
         Line(row, backbone.info.eos_id, max_new_tokens, is_done, chance)
         for row, chance in zip(rows, chances, strict=True)
     ]
-    _write(inputs, rows, injections, lines)
+    _write_lines(inputs, rows, injections, lines)
     return [answer_of(backbone, line, stop) for line in lines]
 
 
@@ -69,34 +69,34 @@ def greedy_tokens(
     max_new_tokens: int,
     is_done: Callable[[Sequence[int]], bool],
 ) -> list[list[int]]:
-    """The likeliest tokens, the end token left out; `is_done` looks at what a row has so far."""
+    """Each row's likeliest tokens without the end token; `is_done` gets a row's tokens so far and ends it."""
     lines = [Line(row, inputs.backbone.info.eos_id, max_new_tokens, is_done) for row in rows]
-    _write(inputs, rows, injections, lines)
+    _write_lines(inputs, rows, injections, lines)
     return [line.ids for line in lines]
 
 
-def begun(inputs: Inputs, rows: Sequence[Encoded], injections: Injections) -> tuple[Tensor, Pass]:
-    """Logits of the first token, [B, V], and the pass behind which answers go on."""
+def first_pass(inputs: Inputs, rows: Sequence[Encoded], injections: Injections) -> tuple[Tensor, Pass]:
+    """The pass over the rows before their answers: logits of the first token, [B, V], and the pass itself."""
     backbone = inputs.backbone
-    bare = [Encoded(row.row, row.input, row.anchor, slots=row.slots) for row in rows]
-    first = prepared(inputs, bare, injections, answer_layout, is_generating=True)
-    hidden = backbone.run(first.live, first.step, first.layer)
-    logits = backbone.head(hidden[torch.arange(len(rows), device=hidden.device), first.layout.trunk_end])
-    return logits, first
+    unlabelled_rows = [Encoded(row.row, row.input, row.anchor, slots=row.slots) for row in rows]
+    answer_pass = prepared(inputs, unlabelled_rows, injections, answer_layout, is_generating=True)
+    hidden = backbone.run(answer_pass.live, answer_pass.step, answer_pass.layer)
+    logits = backbone.head(hidden[torch.arange(len(rows), device=hidden.device), answer_pass.layout.trunk_end])
+    return logits, answer_pass
 
 
-def _write(inputs: Inputs, rows: Sequence[Encoded], injections: Injections, lines: Sequence[Line]) -> None:
+def _write_lines(inputs: Inputs, rows: Sequence[Encoded], injections: Injections, lines: Sequence[Line]) -> None:
     backbone = inputs.backbone
-    logits, first = begun(inputs, rows, injections)
-    continued = _Continued(backbone, first)
+    logits, answer_pass = first_pass(inputs, rows, injections)
+    continuation = _Continued(backbone, answer_pass)
     token = append_next(logits, lines, backbone.unwritten)
     while not all(line.is_done for line in lines):
-        token = append_next(backbone.head(continued.next(token)), lines, backbone.unwritten)
+        token = append_next(backbone.head(continuation.next(token)), lines, backbone.unwritten)
 
 
 def answer_of(backbone: Backbone, line: "Line | _Beam", stop: Sequence[str]) -> Written:
-    """The answer as it is read: without its end, cut at a stop text."""
-    text = _cut(backbone.text.tokenizer.decode(line.ids), stop)
+    """The text and likelihood of a line, cut at a stop text and without the end token."""
+    text = _cut_at_stop(backbone.text.tokenizer.decode(line.ids), stop)
     return Written(text, tuple(line.ids), line.log_likelihood, tuple(line.shares) if isinstance(line, Line) else ())
 
 
@@ -105,7 +105,7 @@ def answer_of(backbone: Backbone, line: "Line | _Beam", stop: Sequence[str]) -> 
 
 @dataclass(slots=True)
 class _Beam:
-    """A beginning: its tokens and the sum of their log-likelihoods."""
+    """A beginning of an answer: its tokens, the sum of their log-likelihoods, and the index of the beam it extends."""
 
     ids: tuple[int, ...]
     log_likelihood: float
@@ -128,7 +128,7 @@ class _Beams:
         del self.finished[self.num_beams :]
 
     def close(self, length: int) -> None:
-        """Whether the beginnings can still better what is finished; as transformers has it, at their length now."""
+        """Set ``is_done`` if no beginning can beat the finished answers, judged at its present length as transformers does."""
         if not self.running:
             self.is_done = True
         elif len(self.finished) == self.num_beams:
@@ -151,26 +151,26 @@ class _Search:
         self.num_beams = decoding.beams
         self.beams = [_Beams(decoding.beams, decoding.length_penalty) for _ in rows]
 
-    def run(self, logits: Tensor, continued: "_Continued") -> list[Written]:
+    def run(self, logits: Tensor, continuation: "_Continued") -> list[Written]:
         """The best answer of each row; beams of all rows that are not done run together."""
         owner = list(range(len(self.rows)))
         for length in range(1, self.max_new_tokens + 1):
             shares = log_shares_of(logits)
-            done = 0
+            num_scored = 0
             for row, beams in enumerate(self.beams):
                 count = owner.count(row)
                 if count:
-                    self._step(row, beams, shares[done : done + count], length)
-                done += count
-            firsts = {row: owner.index(row) for row in set(owner)}
+                    self._step(row, beams, shares[num_scored : num_scored + count], length)
+                num_scored += count
+            first_index = {row: owner.index(row) for row in set(owner)}
             live = [(row, beam) for row, beams in enumerate(self.beams) if not beams.is_done for beam in beams.running]
             if not live:
                 break
-            continued.select([firsts[row] + beam.came_from for row, beam in live])
+            continuation.select([first_index[row] + beam.came_from for row, beam in live])
             owner = [row for row, _ in live]
             token = torch.tensor([beam.ids[-1] for _, beam in live], device=logits.device)
-            logits = self.backbone.head(continued.next(token))
-        return [self._best(beams) for beams in self.beams]
+            logits = self.backbone.head(continuation.next(token))
+        return [self._best_answer(beams) for beams in self.beams]
 
     def _step(self, row: int, beams: _Beams, shares: Tensor, length: int) -> None:
         running: list[_Beam] = []
@@ -188,7 +188,7 @@ class _Search:
 
     def _continuations(self, row: int, beams: _Beams, shares: Tensor, length: int) -> Iterator[_Beam]:
         """The likeliest beginnings with one token more, twice as many as there are beams."""
-        shares = self._allowed(row, beams, shares, length)
+        shares = self._allowed_shares(row, beams, shares, length)
         totals = torch.tensor([beam.log_likelihood for beam in beams.running], device=shares.device, dtype=shares.dtype)
         continued_totals = (shares + totals[:, None]).flatten()
         values, index = continued_totals.topk(min(2 * self.num_beams, len(continued_totals)))
@@ -197,7 +197,7 @@ class _Search:
                 number, token = divmod(flat_index, shares.shape[1])
                 yield _Beam((*beams.running[number].ids, token), value, number)
 
-    def _allowed(self, row: int, beams: _Beams, shares: Tensor, length: int) -> Tensor:
+    def _allowed_shares(self, row: int, beams: _Beams, shares: Tensor, length: int) -> Tensor:
         allowed = allowed_of(self.rows[row])
         if allowed is None:
             return without(shares, self.backbone.unwritten, [len(beam.ids) for beam in beams.running])
@@ -210,7 +210,7 @@ class _Search:
                 beams.finish(beam, max(length - 1, 1))
         return masked
 
-    def _best(self, beams: _Beams) -> Written:
+    def _best_answer(self, beams: _Beams) -> Written:
         best = beams.finished[0][1] if beams.finished else (beams.running or [_Beam((), 0.0)])[0]
         return answer_of(self.backbone, best, self.stop)
 
@@ -219,7 +219,7 @@ class _Search:
 
 
 class _Stretch:
-    """Some neighbouring layers with what they have kept so far, in buffers that tokens are added to."""
+    """Some neighbouring layers with their keys and values so far, in buffers that grow token by token."""
 
     def __init__(self, backbone: Backbone, step: Step, first: int, end: int | None) -> None:
         self.backbone, self.first, self.end = backbone, first, end
@@ -233,11 +233,11 @@ class _Stretch:
         step = Step(self.position[:, None], torch.ones_like(self.position[:, None], dtype=torch.bool))
         step.memory = [_with_room(part) for part in self.memory]
         hidden = self.backbone.run(live, step, self.first, self.end)
-        self.memory = [_grown(part, step) for part in step.memory]
+        self.memory = [_with_live_tokens(part, step) for part in step.memory]
         return hidden
 
     def select(self, index: Tensor) -> None:
-        """Go on with these rows, some perhaps several times."""
+        """Continue with these rows only; a row may appear several times."""
         self.memory = [_selected(columns, index) for columns in self.memory]
         self.position = self.position[index]
         if self.backbone.read is not None:
@@ -245,7 +245,7 @@ class _Stretch:
 
 
 class _Continued:
-    """Token after token behind a prepared pass; below a late prompt the layers have memories of their own."""
+    """Runs token after token behind a prepared pass; layers below a late prompt are a stretch of their own."""
 
     def __init__(self, backbone: Backbone, first: Pass) -> None:
         self.backbone = backbone
@@ -260,13 +260,13 @@ class _Continued:
         return live[:, 0]
 
     def select(self, rows: Sequence[int]) -> None:
-        """Go on with these rows, some perhaps several times."""
+        """Continue with these rows only; a row may appear several times."""
         for stretch in self.stretches:
             stretch.select(torch.tensor(rows, device=stretch.position.device))
 
 
 def _selected(part: Columns, index: Tensor) -> Columns:
-    """Columns of some rows, some perhaps several times; what rows share in turn is there once."""
+    """Columns of some rows, perhaps with repeats; values that rows share in turn are stored once and indexed modulo."""
 
     def of(values: Tensor) -> Tensor:
         return values[index % len(values)]
@@ -274,7 +274,7 @@ def _selected(part: Columns, index: Tensor) -> Columns:
     weights = None if part.weights is None else [of(layer_weights) for layer_weights in part.weights]
     if part.room is not None:
         room = {layer: (of(keys), of(values)) for layer, (keys, values) in part.room.items()}
-        return _filled(room, of(part.positions), of(part.valid), weights)
+        return _columns_in(room, of(part.positions), of(part.valid), weights)
     keys, values = [{layer: of(values) for layer, values in by_layer.items()} for by_layer in (part.keys, part.values)]
     return Columns(keys, values, of(part.positions), of(part.valid), weights)
 
@@ -289,29 +289,29 @@ def kept_columns(step: Step) -> Columns:
 def _merged(parts: Sequence[Columns], num_rows: int) -> Columns:
     """All columns as one part with room behind it, so that tokens are added in place.
 
-    Steps are many and small: a prompt's columns are copied once here, not at every step and layer.
+    A prompt's columns are copied once here, and not at every step and layer.
     """
-    num = sum(part.valid.shape[1] for part in parts)
+    num_columns = sum(part.valid.shape[1] for part in parts)
 
     def buffer(layer: int, which: str) -> Tensor:
         like = getattr(parts[-1], which)[layer]
-        together, start = like.new_empty(num_rows, like.shape[1], num + _ROOM, like.shape[3]), 0
+        values_buffer, start = like.new_empty(num_rows, like.shape[1], num_columns + _ROOM, like.shape[3]), 0
         for part in parts:
             values = getattr(part, which)[layer]
-            together[:, :, start : start + values.shape[2]] = _of_rows(values, part.shared, num_rows)
+            values_buffer[:, :, start : start + values.shape[2]] = _of_rows(values, part.shared, num_rows)
             start += values.shape[2]
-        return together
+        return values_buffer
 
     room = {layer: (buffer(layer, "keys"), buffer(layer, "values")) for layer in parts[-1].keys}
     positions = torch.cat([part.positions.expand(num_rows, -1) for part in parts], dim=1)
     valid = torch.cat([part.valid.expand(num_rows, -1) for part in parts], dim=1)
-    return _filled(room, positions, valid, _merged_weights(parts, num_rows))
+    return _columns_in(room, positions, valid, _merged_weights(parts, num_rows))
 
 
-def _filled(
+def _columns_in(
     room: dict[int, tuple[Tensor, Tensor]], positions: Tensor, valid: Tensor, weights: list[Tensor] | None
 ) -> Columns:
-    """Columns that are the beginning of buffers."""
+    """Columns that view the beginning of buffers."""
     end = positions.shape[1]
     keys, values = [{layer: pair[which][:, :, :end] for layer, pair in room.items()} for which in (0, 1)]
     return Columns(keys, values, positions, valid, weights, room=room)
@@ -326,38 +326,38 @@ def _of_rows(values: Tensor, shared: str, num_rows: int) -> Tensor:
 
 
 def _merged_weights(parts: Sequence[Columns], num_rows: int) -> list[Tensor] | None:
-    known = next((part.weights for part in parts if part.weights is not None), None)
-    if known is None:
+    layer_weights = next((part.weights for part in parts if part.weights is not None), None)
+    if layer_weights is None:
         return None
     return [
         torch.cat(
             [
-                known[0].new_ones(num_rows, part.valid.shape[1])
+                layer_weights[0].new_ones(num_rows, part.valid.shape[1])
                 if part.weights is None
                 else part.weights[layer].expand(num_rows, -1)
                 for part in parts
             ],
             dim=1,
         )
-        for layer in range(len(known))
+        for layer in range(len(layer_weights))
     ]
 
 
 def _with_room(part: Columns) -> Columns:
     """Columns with room for at least one more behind them; grown by half, so that copies stay rare."""
-    num = part.valid.shape[1]
-    if part.room is not None and all(keys.shape[2] > num for keys, _ in part.room.values()):
+    num_columns = part.valid.shape[1]
+    if part.room is not None and all(keys.shape[2] > num_columns for keys, _ in part.room.values()):
         return part
-    more = max(_ROOM, num // 2)
-    room = {layer: (_longer(keys, more), _longer(part.values[layer], more)) for layer, keys in part.keys.items()}
+    num_new = max(_ROOM, num_columns // 2)
+    room = {layer: (_longer(keys, num_new), _longer(part.values[layer], num_new)) for layer, keys in part.keys.items()}
     return replace(part, room=room)
 
 
-def _longer(values: Tensor, more: int) -> Tensor:
-    return torch.cat([values, values.new_empty(*values.shape[:2], more, values.shape[3])], dim=2)
+def _longer(values: Tensor, num_new: int) -> Tensor:
+    return torch.cat([values, values.new_empty(*values.shape[:2], num_new, values.shape[3])], dim=2)
 
 
-def _grown(part: Columns, step: Step) -> Columns:
+def _with_live_tokens(part: Columns, step: Step) -> Columns:
     """Columns with the step's live tokens, which attention wrote behind them."""
     assert part.room is not None
     weights = part.weights
@@ -366,23 +366,23 @@ def _grown(part: Columns, step: Step) -> Columns:
             torch.cat([layer_weights, layer_weights.new_ones(step.positions.shape)], dim=1) for layer_weights in weights
         ]
     positions = torch.cat([part.positions, step.positions], dim=1)
-    return _filled(dict(part.room), positions, torch.cat([part.valid, step.valid], dim=1), weights)
+    return _columns_in(dict(part.room), positions, torch.cat([part.valid, step.valid], dim=1), weights)
 
 
 def is_stopped(backbone: Backbone, ids: Sequence[int], stop: Sequence[str]) -> bool:
     """Whether an answer holds a stop text."""
-    # Leading white space may spell a stop text before the answer has begun.
+    # Leading white space may spell a stop text before the answer has first_pass.
     text = backbone.text.tokenizer.decode(ids).lstrip() if stop else ""
     return any(end in text for end in stop)
 
 
-def _cut(text: str, stop: Sequence[str]) -> str:
+def _cut_at_stop(text: str, stop: Sequence[str]) -> str:
     text = text.lstrip()
     return text[: min((text.find(end) for end in stop if end in text), default=len(text))].strip()
 
 
 def stable_text(text: str, stop: Sequence[str]) -> str:
-    """The beginning of an answer that no further token can change: what may be shown while it is written.
+    """The beginning of an answer that no further token can change, to be shown while the rest is written.
 
     Args:
         text: of the tokens so far.
@@ -390,8 +390,8 @@ def stable_text(text: str, stop: Sequence[str]) -> str:
     """
     text = text.lstrip()
     if any(end in text for end in stop):
-        return _cut(text, stop)
-    # A character of several tokens is not whole yet; neither may a stop text be.
+        return _cut_at_stop(text, stop)
+    # The last character may lack tokens, and the text may end in the beginning of a stop text.
     text = text.rstrip("\ufffd")
     lengths = (n for end in stop for n in range(min(len(end) - 1, len(text)), 0, -1) if text.endswith(end[:n]))
     return text[: len(text) - max(lengths, default=0)].rstrip()

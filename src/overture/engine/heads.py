@@ -1,8 +1,8 @@
-"""Texts that are read piece by piece, and beginnings of rows that are kept together with their prompt.
+"""Reads texts piece by piece, and caches beginnings of rows together with their prompt.
 
-A row behind a prompt is the same as the rest of the row behind a longer memory: the prompt's columns and those of the
-tokens that were read. So a long text is read between the tokens of other answers, and a conversation that has grown is
-read from where it was left.
+A row behind a prompt equals the rest of the row behind a longer memory: the prompt's columns and those of the tokens
+that were read. So a long text is read between the tokens of other answers, and a conversation that has grown is read
+only from its new part on.
 
 Shape letters: N layers, H key/value heads, C columns, P prompt length, K head width.
 """
@@ -22,7 +22,7 @@ from overture.engine.step import Columns, Step
 from overture.engine.texts import Texts
 
 _CHUNK = 32
-"""Tokens by which beginnings are looked up."""
+"""Beginnings are looked up at multiples of so many tokens."""
 _MOST_ENDS = 1 << 16
 
 
@@ -93,9 +93,9 @@ class Reading:
         return self.num_done == len(self.ids)
 
     @torch.no_grad()
-    def go_on(self, num: int) -> int:
-        """Read so many tokens more; how many there were."""
-        piece = self.ids[self.num_done : self.num_done + num]
+    def go_on(self, num_tokens: int) -> int:
+        """Read up to so many more tokens, and return how many were read."""
+        piece = self.ids[self.num_done : self.num_done + num_tokens]
         start, device = self._num_before + self.num_done, self.backbone.device
         keys, values = (dict(enumerate(of_layers[:, :, :, :start])) for of_layers in (self._keys, self._values))
         room = dict(enumerate(zip(self._keys, self._values, strict=True)))
@@ -123,7 +123,7 @@ class Reading:
 
     @property
     def entry(self) -> Tensor:
-        """The same as a cache keeps texts, [N, 2, H, C, K]."""
+        """The same columns in a cache's layout, [N, 2, H, C, K]."""
         return torch.stack([self._keys[:, 0], self._values[:, 0]], dim=1)
 
 
@@ -138,7 +138,7 @@ class KeptHeads:
 
         Args:
             texts: keeps the values.
-            scope: of whom and under which prompt; others do not see it.
+            scope: tenant and prompt; other scopes do not find it.
             ids: the tokens.
             memory: columns of the prompt and of the tokens, P + len(ids) of them; without weights.
         """
@@ -158,13 +158,13 @@ class KeptHeads:
             if entry is None:
                 del self._ends[name]
             elif key[1 + len(scope) :][:num] == tuple(ids[:num]):
-                kept = entry[:, :, :, : num_prompt + num]
-                return Head(LayerMemory(kept[:, 0], kept[:, 1]), num)
+                columns = entry[:, :, :, : num_prompt + num]
+                return Head(LayerMemory(columns[:, 0], columns[:, 1]), num)
         return None
 
     @staticmethod
     def _names(scope: tuple[Hashable, ...], ids: Sequence[int]) -> list[Hashable]:
-        """A name for each beginning of whole chunks, each made of the one before."""
+        """A hash for each beginning of whole chunks, each computed from the one before."""
         names: list[Hashable] = []
         name: int = hash(scope)
         for start in range(0, len(ids) - _CHUNK + 1, _CHUNK):

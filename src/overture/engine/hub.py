@@ -24,10 +24,10 @@ def has_only_copies(name: str, revision: str | None) -> bool:
     try:
         huggingface_hub.get_hf_file_metadata(huggingface_hub.hf_hub_url(name, "config.json", revision=revision))
     except (HfHubHTTPError, ValueError):
-        # It answers that there is no such file, or the name is no id: the library says so better.
+        # The Hub answers that there is no such file, or the name is no id: the library's own error says it better.
         return False
     except Exception as error:
-        # What there is no connection by differs from one version of the library to the next.
+        # The class of a connection error differs between versions of the library.
         if copies_of(name, revision) is None:
             raise BackboneError(
                 "the Hub cannot be reached, and there is no local copy of the model",
@@ -49,7 +49,7 @@ def copies_of(name: str, revision: str | None) -> Path | None:
 
 
 def fetch_preparation(name: str, revision: str | None, local_files_only: bool) -> None:
-    """Fetch what a Hub model says of its inputs, beside its weights; nothing where it says nothing."""
+    """Fetch a Hub model's configs of its processors, those that exist."""
     import huggingface_hub
     from huggingface_hub.errors import EntryNotFoundError
 

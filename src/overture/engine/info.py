@@ -88,9 +88,9 @@ def info_of(
         facts: of its texts.
         num_layers: of that stack.
         table: the module that holds a vector for each token that the model can predict, or read.
-        id: how the user named it.
-        revision: of a Hub model.
-        weights_sha256: fingerprint of the weight files; from the tensors when empty.
+        id: the user's name for it.
+        revision: commit of a Hub model.
+        weights_sha256: fingerprint of the weight files; computed from the tensors when empty.
     """
     config = model.config
     embedding = model.get_input_embeddings() if family.has_words else None

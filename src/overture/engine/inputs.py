@@ -1,4 +1,4 @@
-"""Texts that run once because no prompt can change what they give: keys and values, or hidden states at a layer.
+"""Runs texts by themselves, once each: keys and values, or hidden states at a layer, that no prompt can change.
 
 Shape letters: B rows, S live tokens, L length, D width, N layers, H key/value heads, K head width.
 """
@@ -31,11 +31,11 @@ Compute = Callable[[Sequence[Text]], list[Tensor]]
 class Inputs:
     """Values that the frozen model computes from inputs alone, from the cache where there is one.
 
-    An encoder-decoder's text gives the keys and values that the decoder's cross-attentions read.
+    For an encoder-decoder these are the keys and values that the decoder's cross-attentions read.
 
     Args:
         backbone: the model; its `reader` runs the texts.
-        cache: keeps what was computed; None computes it each time, and so does a model that is being changed.
+        cache: keeps the values; None computes them each time, as does a model with trainable values.
         max_tokens: of one forward pass while a cache is filled.
     """
 
@@ -45,7 +45,7 @@ class Inputs:
         if self.cache is not None:
             self.cache.belong_to(self.reader.state)
 
-    # No gradient is recorded where the model is frozen; where its own values are trained, texts pass it on.
+    # A frozen model records no gradient here; one with trainable values passes gradients through its texts.
 
     # -- what enters the first layer
 
@@ -70,7 +70,7 @@ class Inputs:
 
     @torch.no_grad()
     def _signal(self, signal: Signal) -> Tensor:
-        """A signal's embeddings, [length, D]; kept as texts' values are."""
+        """A signal's embeddings, [length, D]; cached like the values of texts."""
         key = (Patch(signal, -1),)
         entry = None if self.cache is None else self.cache.get(key)
         if entry is None:
@@ -97,20 +97,20 @@ class Inputs:
 
     def warm_columns(self, texts: Sequence[Text], progress: Progress | None) -> None:
         """Fill the cache with texts, in an order that depends on the texts alone."""
-        texts, done = sorted(set(texts), key=_order), 0
+        texts, num_done = sorted(set(texts), key=_order), 0
         for group in groups(texts, len, self.max_tokens):
             self._warm(group, "columns", self._keys_and_values)
-            done += len(group)
+            num_done += len(group)
             if progress:
-                progress(done, len(texts))
+                progress(num_done, len(texts))
 
     def num_unread(self, texts: Sequence[Text]) -> int:
-        """Tokens that `warm_columns` would run through the model, since neither this process nor the disk has them."""
-        kept, cache = self._kept_groups, self.cache
+        """Number of tokens that `warm_columns` would run, since neither this process nor the disk has their values."""
+        kept_groups, cache = self._kept_groups, self.cache
         num_tokens = 0
         for group in groups(sorted(set(texts), key=_order), len, self.max_tokens):
             is_here = cache is not None and all(cache.get(key) is not None for key in group)
-            if not is_here and not (kept and kept.has(self._name(kept, "columns", group))):
+            if not is_here and not (kept_groups and kept_groups.has(self._name(kept_groups, "columns", group))):
                 num_tokens += sum(map(len, group))
         return num_tokens
 
@@ -148,12 +148,12 @@ class Inputs:
 
     def _heads(self, head: Sequence[int], starts: Tensor) -> Columns:
         """The common beginning of texts, run once for each position [B] at which it starts: columns for each text."""
-        distinct, which = torch.unique(starts, return_inverse=True)
+        distinct, text_index = torch.unique(starts, return_inverse=True)
         positions = distinct[:, None] + torch.arange(len(head), device=starts.device)
         live = self.backbone.embed(list(head)).expand(len(distinct), -1, -1)
-        ran = self.reader.remember(live, positions, torch.ones_like(positions, dtype=torch.bool))
-        keys, values = [{n: part[which] for n, part in side.items()} for side in (ran.keys, ran.values)]
-        return Columns(keys, values, positions[which], ran.valid[which])
+        columns = self.reader.remember(live, positions, torch.ones_like(positions, dtype=torch.bool))
+        keys, values = [{n: part[text_index] for n, part in side.items()} for side in (columns.keys, columns.values)]
+        return Columns(keys, values, positions[text_index], columns.valid[text_index])
 
     # -- hidden states below a late prompt
 
@@ -169,11 +169,11 @@ class Inputs:
     def warm_hidden(self, layer: int, layouts: Sequence[Layout], progress: Progress | None) -> None:
         """Fill the cache with layouts of like length, in the order given."""
         stack = "decoder" if self.backbone.family.is_causal else "encoder"
-        for done, layout in enumerate(layouts, 1):
+        for num_done, layout in enumerate(layouts, 1):
             lines = list(dict.fromkeys(_lines(layer, layout)))
             self._warm(lines, f"hidden states of the {stack}", partial(self._hidden, layer, layout))
             if progress:
-                progress(done, len(layouts))
+                progress(num_done, len(layouts))
 
     def _hidden(self, layer: int, layout: Layout, keys: Sequence[Text]) -> list[Tensor]:
         lines = _lines(layer, layout)
@@ -190,16 +190,16 @@ class Inputs:
     # -- the cache
 
     def _entries(self, keys: Sequence[Text], compute: Compute) -> list[Tensor]:
-        known: dict[Text, Any] = {key: None if self.cache is None else self.cache.get(key) for key in keys}
-        missing = [key for key, entry in known.items() if entry is None]
+        entry_of: dict[Text, Any] = {key: None if self.cache is None else self.cache.get(key) for key in keys}
+        missing = [key for key, entry in entry_of.items() if entry is None]
         for key, entry in zip(missing, self._computed(missing, compute) if missing else [], strict=True):
-            known[key] = entry
+            entry_of[key] = entry
             if self.cache is not None:
                 self.cache.put(key, entry)
-        return [known[key] for key in keys]
+        return [entry_of[key] for key in keys]
 
     def _computed(self, keys: Sequence[Text], compute: Compute) -> list[Tensor]:
-        """Entries in the cache's precision, so that a text gives the same whether it was kept or not."""
+        """Entries in the cache's precision, so that cached and computed values are equal."""
         dtype = None if self.cache is None else self.cache.dtype
         return [entry if dtype is None else entry.to(dtype) for entry in compute(keys)]
 
@@ -207,32 +207,32 @@ class Inputs:
     def _warm(self, group: Sequence[Text], kind: str, compute: Compute) -> None:
         """Fill the cache with a group: from the disk, or computed together and kept there."""
         assert isinstance(self.cache, InputCache), "texts are read ahead for one user alone"
-        # Whole groups, known texts included: a resumed run must compute in the same company, bit for bit.
+        # Whole groups, cached texts included: a text's last bits depend on the texts beside it.
         missing = [key for key in group if self.cache.get(key) is None]
         if not missing:
             return
-        kept = self._kept_groups
-        name = self._name(kept, kind, group) if kept else ""
-        mapped = kept.read(name) if kept else None
-        entries = self._computed(group, compute) if mapped is None else mapped
-        if kept and mapped is None and kept.write(name, entries):
+        kept_groups = self._kept_groups
+        name = self._name(kept_groups, kind, group) if kept_groups else ""
+        mapped_entries = kept_groups.read(name) if kept_groups else None
+        entries = self._computed(group, compute) if mapped_entries is None else mapped_entries
+        if kept_groups and mapped_entries is None and kept_groups.write(name, entries):
             num_bytes = sum(entry.numel() * entry.element_size() for entry in entries)
-            # Where memory ends there is no need to write the group once more.
-            mapped = None if self.cache.has_room(num_bytes) else kept.read(name)
-            entries = mapped or entries
+            # A mapped group need not be spilled to disk again.
+            mapped_entries = None if self.cache.has_room(num_bytes) else kept_groups.read(name)
+            entries = mapped_entries or entries
         for key, entry in zip(group, entries, strict=True):
             if key in missing:
-                self.cache.put(key, moved(entry, self.backbone.device), is_mapped=mapped is not None)
+                self.cache.put(key, moved(entry, self.backbone.device), is_mapped=mapped_entries is not None)
 
-    def _name(self, kept: KeptGroups, kind: str, group: Sequence[Text]) -> str:
+    def _name(self, kept_groups: KeptGroups, kind: str, group: Sequence[Text]) -> str:
         assert self.cache is not None
-        return kept.key(kind, group, self.cache.dtype or self.backbone.dtype)
+        return kept_groups.key(kind, group, self.cache.dtype or self.backbone.dtype)
 
     @property
     def _kept_groups(self) -> KeptGroups | None:
-        """Groups of earlier runs; none of a model with values of its own, which its fingerprint does not see.
+        """Groups of earlier runs; None where the fingerprint does not cover all that decides the values.
 
-        None either of a model of which this process has some heads only.
+        That is the case for a model with own values, and where this process has some of the heads only.
         """
         has_other_bits = self.reader.inner or self.reader.ranks
         if not isinstance(self.cache, InputCache) or self.cache.files is None or has_other_bits:
@@ -247,7 +247,7 @@ def _order(text: Text) -> tuple[int, list[tuple[int, int, str]]]:
 
 
 def _period(texts: Sequence[Text]) -> int:
-    """After how many texts the same come again; their number when they do not."""
+    """The period with which texts repeat; their number when they do not."""
     num = len(texts)
     periods = (period for period in range(1, num // 2 + 1) if num % period == 0 and texts[period] == texts[0])
     return next((period for period in periods if list(texts[:period]) * (num // period) == list(texts)), num)

@@ -1,4 +1,4 @@
-"""Several passes through the same layers as one: what is read and the next tokens of answers share the matrices' time.
+"""Several passes through the same layers as one: texts that are read, and next tokens of answers, share each matrix.
 
 A pass of a few tokens takes almost as long as its matrices take to be read from memory. Behind the tokens of another
 pass they cost their products alone; attention stays each pass's own.
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
 
 class Rider(Protocol):
-    """A pass that another may carry along."""
+    """A pass whose tokens can run behind those of another."""
 
     def step(self) -> "tuple[Tensor, Step]":
-        """What enters the first layer, [B, S, D], and its step; what it changes may be changed again."""
+        """The input of the first layer, [B, S, D], and its step; called again if the shared pass fails."""
         ...
 
     def arrived(self, hidden: Tensor) -> None:
@@ -74,5 +74,5 @@ class Joined:
 
 
 def in_one_row(lives: Sequence[Tensor]) -> Tensor:
-    """What enters the first layer in all passes, [1, T, D]."""
+    """The inputs of the first layer of all passes in one row, [1, T, D]."""
     return torch.cat([live.flatten(0, 1) for live in lives])[None]

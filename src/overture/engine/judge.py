@@ -1,4 +1,4 @@
-"""Several prompts on the same rows, and how the loss depends on what a prompt and a text are made of.
+"""Losses of several prompts on the same rows, and gradients of the loss by the embeddings of prompt and text.
 
 Shape letters: J prompts, B rows, C labels, L tokens of the longest row, P prompt length, D width.
 """
@@ -19,7 +19,7 @@ from overture.engine.passes import Injections, kept_input
 
 
 class LocalJudge:
-    """Meets `core.contracts.Judge`. What prompts must predict themselves does not count.
+    """Meets `core.contracts.Judge`. Targets of prompt vectors do not count.
 
     Args:
         answerer: the model, with the cache of the texts that prompts share.
@@ -40,7 +40,7 @@ class LocalJudge:
         def ask(pass_rows: Sequence[Encoded], injections: Injections) -> Tensor:
             return self.answerer.losses(pass_rows, injections, with_vector_targets=False)
 
-        return self._together(prompts, rows, ask)
+        return self._replies(prompts, rows, ask)
 
     @torch.no_grad()
     def scores(self, prompts: Sequence[Injection | None], rows: Sequence[Encoded]) -> Tensor:
@@ -53,15 +53,15 @@ class LocalJudge:
         def ask(pass_rows: Sequence[Encoded], injections: Injections) -> Tensor:
             return torch.stack(self.answerer.ask(list(zip(pass_rows, injections, strict=True)), LabelScores()))
 
-        return self._together(prompts, rows, ask)
+        return self._replies(prompts, rows, ask)
 
-    def _together(
+    def _replies(
         self,
         prompts: Sequence[Injection | None],
         rows: Sequence[Encoded],
         ask: Callable[[Sequence[Encoded], Injections], Tensor],
     ) -> Tensor:
-        """Replies for every pair, [J, B, ...], few rows and many prompts in a pass: rows' memories are copied once."""
+        """Replies for every pair, [J, B, ...]; a pass has few rows and many prompts, so a row's memory is copied once."""
         order = sorted(range(len(rows)), key=lambda index: rows[index].num_tokens)
         replies: list[Tensor | None] = [None] * len(prompts)
         by_input: dict[bool, list[int]] = {}
@@ -72,19 +72,19 @@ class LocalJudge:
             longest = max(_num_live(prompts[number]) for number in numbers)
             lengths = [longest + row.num_tokens - (row.num_input if is_kept else 0) for row in rows]
             parts = list(groups(order, lambda index: lengths[index] * len(numbers), self.max_tokens))  # noqa: B023
-            of_parts = []
+            part_replies = []
             for part in parts:
                 part_rows = [rows[index] for index in part]
-                num_together = max(1, self.max_tokens // (len(part) * max(lengths[index] for index in part)))
-                of_chunks = []
-                for first in range(0, len(numbers), num_together):
-                    chunk = numbers[first : first + num_together]
+                num_per_pass = max(1, self.max_tokens // (len(part) * max(lengths[index] for index in part)))
+                chunk_replies = []
+                for first in range(0, len(numbers), num_per_pass):
+                    chunk = numbers[first : first + num_per_pass]
                     injections = [prompts[number] for number in chunk for _ in part]
-                    together = ask(part_rows * len(chunk), injections)
-                    of_chunks.append(together.view(len(chunk), len(part), *together.shape[1:]))
-                of_parts.append(torch.cat(of_chunks))
+                    pass_replies = ask(part_rows * len(chunk), injections)
+                    chunk_replies.append(pass_replies.view(len(chunk), len(part), *pass_replies.shape[1:]))
+                part_replies.append(torch.cat(chunk_replies))
             place = torch.tensor([index for part in parts for index in part]).argsort()
-            replies_of_all = torch.cat(of_parts, dim=1)[:, place]
+            replies_of_all = torch.cat(part_replies, dim=1)[:, place]
             for number, prompt_replies in zip(numbers, replies_of_all, strict=True):
                 replies[number] = prompt_replies
         return torch.stack([reply for reply in replies if reply is not None])
@@ -94,7 +94,7 @@ class LocalJudge:
         """The gradient of the rows' summed loss by the embeddings of the prompt and of the texts.
 
         Args:
-            prompt: its vectors are looked at; a prompt without any has an empty slope.
+            prompt: gradients are those of its vectors; a prompt without vectors has an empty slope.
             rows: of any lengths; slopes behind a row's last token are zero.
 
         Raises:
@@ -104,7 +104,7 @@ class LocalJudge:
         prompt = prompt or Injection()
         if prompt.layer or (prompt.memory is not None and prompt.memory.place == "after"):
             raise BackboneError(
-                "the text runs before this prompt, whose loss has no slope by the text",
+                "the text runs before this prompt, so the loss has no gradient by the text's embeddings",
                 where=self.answerer.backbone.info.id,
                 got=f"a prompt at {', '.join(sorted(prompt.places))}, layer {prompt.layer}",
                 fix="a prompt of vectors from the first layer on, or a memory before the text",
@@ -120,7 +120,9 @@ class LocalJudge:
         text_slopes = table.new_zeros(len(rows), longest, table.shape[1])
         for part in groups(range(len(rows)), lambda index: rows[index].num_tokens, self.max_tokens):
             offsets = [table.new_zeros(longest, table.shape[1], requires_grad=True) for _ in part]
-            injections = [replace(prompt, vectors=vectors, offset=_added(prompt.offset, offset)) for offset in offsets]
+            injections = [
+                replace(prompt, vectors=vectors, offset=_summed_offsets(prompt.offset, offset)) for offset in offsets
+            ]
             part_rows = [rows[index] for index in part]
             loss = self.answerer.losses(part_rows, injections, with_vector_targets=False).sum()
             leaves = offsets if vectors is None else [values, *offsets]
@@ -132,7 +134,7 @@ class LocalJudge:
         return Slopes(prompt_slope, text_slopes)
 
 
-def _added(prompt_offset: Tensor | None, offset: Tensor) -> Tensor:
+def _summed_offsets(prompt_offset: Tensor | None, offset: Tensor) -> Tensor:
     """The sum of a prompt's offset and another, as long as the longer one."""
     if prompt_offset is None:
         return offset

@@ -24,7 +24,7 @@ from overture.core.sealed import read_sealed, write_sealed
 from overture.engine.backbone import Backbone
 
 _FORMAT = 2
-"""Counts changes of what a key does not see, such as how a text's positions are numbered."""
+"""Version of the files: raised for changes that the key does not cover, such as how positions are numbered."""
 
 
 class KeptGroups:
@@ -33,7 +33,7 @@ class KeptGroups:
     Args:
         files: where they are.
         backbone: computes them; values of its own that were trained have no part in the keys.
-        notify: told once when nothing more can be written.
+        notify: called once when nothing more can be written.
     """
 
     def __init__(self, files: KeptFiles, backbone: Backbone, notify: Callable[[str], None]) -> None:
@@ -53,7 +53,7 @@ class KeptGroups:
         """The name of a group's file.
 
         Args:
-            kind: of the entries: what of the model they are.
+            kind: of the entries, such as columns.
             texts: the group, in order.
             dtype: of the entries.
         """
@@ -66,7 +66,7 @@ class KeptGroups:
         return self.files.path_of(key).is_file()
 
     def read(self, key: str) -> list[Tensor] | None:
-        """The entries of a group, mapped from its file; None where there is none that is whole."""
+        """The entries of a group, mapped from its file; None where there is no intact file."""
         path = self.files.use(key)
         if path is None:
             return None
@@ -78,7 +78,7 @@ class KeptGroups:
         return [tensors[str(number)] for number in range(len(tensors))]
 
     def write(self, key: str, entries: Sequence[Tensor]) -> bool:
-        """Keep a group where there is room; whether there was."""
+        """Write a group where there is room, and return whether it was written."""
         size = sum(entry.numel() * entry.element_size() for entry in entries)
         try:
             if not self.files.make_room(size):

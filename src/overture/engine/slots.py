@@ -19,7 +19,7 @@ from torch import Tensor
 from overture.core.injection import LayerMemory
 from overture.core.rows import Encoded
 from overture.engine.backbone import Backbone
-from overture.engine.generate import begun, kept_columns
+from overture.engine.generate import first_pass, kept_columns
 from overture.engine.inputs import Inputs
 from overture.engine.joined import Rider
 from overture.engine.lines import Line, append_next
@@ -85,7 +85,7 @@ class Slots:
             lines: the rows' answers, empty.
             room_bytes: memory that slots may take in addition; where free slots would be beyond it there are none.
         """
-        logits, first = begun(inputs, rows, injections)
+        logits, first = first_pass(inputs, rows, injections)
         tokens = append_next(logits, lines).tolist()
         passes: list[tuple[int, int | None, Step]] = [(0, first.layer, first.below)] if first.below else []
         passes.append((first.layer, None, first.step))
