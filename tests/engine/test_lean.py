@@ -57,4 +57,4 @@ def test_without_a_cache_the_names_are_looked_for_each_time(tmp_path, monkeypatc
     (tmp_path / "models").mkdir()
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("OVERTURE_CACHE", str(tmp_path / "file"))
-    assert lean._remembered(lambda place: {"a": {"b"}})(tmp_path / "models") == {"a": {"b"}}
+    assert lean._cached_scan(lambda place: {"a": {"b"}})(tmp_path / "models") == {"a": {"b"}}

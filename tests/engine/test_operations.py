@@ -116,4 +116,4 @@ def test_nothing_stays_behind() -> None:
         pass
     log_loss(PromptedModel(backbone), ROWS)
     assert found.flops == 0
-    assert {"head", "read_of"}.isdisjoint(vars(backbone))
+    assert {"head", "cross_columns_of"}.isdisjoint(vars(backbone))

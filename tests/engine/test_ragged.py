@@ -63,9 +63,9 @@ def test_groups_give_what_the_whole_gives(family, num_memories, eager):
         whole = backbone.stack.run_together(live, two)
     for row, length in enumerate(lengths):
         torch.testing.assert_close(found[row, :length], whole[row, :length], rtol=1e-4, atol=1e-5)
-    assert one.kept.keys() == two.kept.keys()
-    for layer, pair in one.kept.items():
-        for own, other in zip(pair, two.kept[layer], strict=True):
+    assert one.key_values.keys() == two.key_values.keys()
+    for layer, pair in one.key_values.items():
+        for own, other in zip(pair, two.key_values[layer], strict=True):
             for row, length in enumerate(lengths):
                 torch.testing.assert_close(own[row, :, :length], other[row, :, :length], rtol=1e-4, atol=1e-5)
 

@@ -101,8 +101,8 @@ class Candidates:
 class Allowed(Protocol):
     """The rule for the next token of an answer."""
 
-    def __call__(self, written: Sequence[int]) -> Sequence[int]:
-        """Tokens that may follow those written, the end token among them; none where nothing may."""
+    def __call__(self, tokens: Sequence[int], /) -> Sequence[int]:
+        """Tokens that may follow an answer's tokens so far, the end token among them; empty where none may."""
         ...
 
 

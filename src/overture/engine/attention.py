@@ -224,8 +224,8 @@ def attention(
     layer = int(module.layer_idx) if overture.layer is None else overture.layer  # type: ignore[arg-type]
     if getattr(module, READS, False):
         return _cross_attention(query, overture, layer, scaling), None
-    if overture.kept is not None:
-        overture.kept[layer] = (key, value)
+    if overture.key_values is not None:
+        overture.key_values[layer] = (key, value)
         if overture.is_for_keys:
             raise KeysMade
     num_groups = query.shape[1] // key.shape[1]
@@ -264,17 +264,17 @@ def _scaled_dot_product(query: Tensor, key: Tensor, value: Tensor, mask: Tensor,
 
 def _cross_attention(query: Tensor, step: Step, layer: int, scaling: float | None) -> Tensor:
     """Cross-attention over the keys and values in `Step.read`; those that the module computed are ignored."""
-    assert step.read is not None
-    key, value = [part[layer].to(query.dtype) for part in (step.read.keys, step.read.values)]
+    assert step.cross_columns is not None
+    key, value = [part[layer].to(query.dtype) for part in (step.cross_columns.keys, step.cross_columns.values)]
     # A text that several rows share is there once. Rows take the texts in turn, so the first rows have one of each.
     num_rows, num_texts = len(query), len(key)
-    mask = step.mask_of_read(query.dtype)[:num_texts]
-    folded = _folded(query, step.read, num_texts)
+    mask = step.cross_mask(query.dtype)[:num_texts]
+    folded = _folded(query, step.cross_columns, num_texts)
     if query.device.type == "cpu" and _is_trained(query) and _is_long_and_frozen(key):
         out = _shares(folded, key, mask, scaling, None) @ value
     else:
         out = _scaled_dot_product(folded, key, value, mask, scaling)
-    return _unfolded(out, step.read, num_rows).transpose(1, 2).contiguous()
+    return _unfolded(out, step.cross_columns, num_rows).transpose(1, 2).contiguous()
 
 
 _step_beside: ContextVar[Step | None] = ContextVar("step", default=None)

@@ -54,7 +54,7 @@ class Backbone:
         text: the frontend of texts.
         frontends: those of all modalities.
         encoder: the stack whose output the layers read; None for models of one stack. Then this is the decoder.
-        read: its output as the layers' cross-attentions read it; None outside `reading`.
+        cross_columns: its output as the layers' cross-attentions read it; None outside `reading`.
         inner: values inside the model that may be trained, by name; none but in copies that `copied` made.
         inner_rate: factor on the learning rate of these values.
         ranks: the processes that share the heads of each layer; None where this process has all of them.
@@ -86,7 +86,7 @@ class Backbone:
             # CLIP's attention modules serve both towers and have this attribute False.
             for module in (part for layer in self.layers for part in layer.modules() if hasattr(part, "is_causal")):
                 module.is_causal = True
-        self.read: Columns | None = None
+        self.cross_columns: Columns | None = None
         # Some models of sounds have no token embedding and raise an error here.
         self._embedding: Any = model.get_input_embeddings() if self.family.has_words else None
         has_head = model.get_output_embeddings() is not None
@@ -306,7 +306,7 @@ class Backbone:
         Returns:
             [B, S, D], or of the head's width where that is another; rows of padding are meaningless.
         """
-        step.read = self.read
+        step.cross_columns = self.cross_columns
         return self.stack.run(live, step, start_layer, end_layer)
 
     def run_to(
@@ -316,21 +316,21 @@ class Backbone:
 
         Args:
             live: what enters ``start_layer``, [B, S, D].
-            step: of the live tokens; it keeps nothing.
+            step: of the live tokens; it collects no keys and values.
             index: of the token that is read, [B].
             start_layer: the first layer that runs.
             end_layer: stop before this layer; None runs to the end.
         """
-        step.read = self.read
+        step.cross_columns = self.cross_columns
         return self.stack.run_to(live, step, index, start_layer, end_layer)
 
-    def reading(self, read: Columns) -> "Backbone":
+    def reading(self, cross_columns: Columns) -> "Backbone":
         """A decoder for one batch: the same weights, with the encoder's keys and values for its cross-attentions."""
         decoder = copy.copy(self)
-        decoder.read = read
+        decoder.cross_columns = cross_columns
         return decoder
 
-    def read_of(self, hidden: Tensor, valid: Tensor) -> Columns:
+    def cross_columns_of(self, hidden: Tensor, valid: Tensor) -> Columns:
         """The keys and values that the decoder's cross-attentions make of the encoder's output.
 
         Args:
@@ -411,9 +411,9 @@ class Backbone:
             memory: columns before the tokens; they are not kept.
             images: parts of images among them.
         """
-        step = Step(positions, valid, memory=memory, kept={}, is_packed=True, images=images)
+        step = Step(positions, valid, memory=memory, key_values={}, is_packed=True, images=images)
         self.run(live, step, start_layer)
-        layer_pairs = step.kept or {}
+        layer_pairs = step.key_values or {}
         keys, values = [{layer: pair[which] for layer, pair in layer_pairs.items()} for which in (0, 1)]
         return Columns(keys, values, positions, valid)
 
@@ -466,7 +466,11 @@ class Backbone:
         valid = torch.ones_like(positions, dtype=torch.bool)
         pairs = []
         for layer, layer_values in enumerate(values.to(self.device, self.dtype)):
-            pairs.append(self.stack.keys_and_values(layer_values[None], Step(positions, valid, read=self.read), layer))
+            pairs.append(
+                self.stack.keys_and_values(
+                    layer_values[None], Step(positions, valid, cross_columns=self.cross_columns), layer
+                )
+            )
         keys, values = [self._all_heads(torch.cat(part)) for part in zip(*pairs, strict=True)]
         return LayerMemory(keys, values)
 

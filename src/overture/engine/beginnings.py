@@ -123,7 +123,7 @@ def _beginning(
     head: tuple[int, ...] = ()
     is_first = has_live_input and (memory is None or memory.place == "memory")
     is_plain = injection is None or (injection.offset is None and injection.head is None)
-    if is_first and is_plain and all(_is_read_at_end(rows[number]) for number in numbers):
+    if is_first and is_plain and all(is_read_at_end(rows[number]) for number in numbers):
         head = _common_head([rows[number].input_elements for number in numbers])
     if num_others * len(head) < _WORTH_HEAD:
         head = ()
@@ -142,7 +142,7 @@ def _is_movable(injection: Injection) -> bool:
     )
 
 
-def _is_read_at_end(row: Encoded) -> bool:
+def is_read_at_end(row: Encoded) -> bool:
     """Whether a row is read behind its input only, so that its first tokens may become memory."""
     target = row.target
     return isinstance(target, Answer) or (isinstance(target, OneOf) and target.read is None)

@@ -147,17 +147,17 @@ class CaptionTower:
         positions: Tensor,
         valid: Tensor,
         deep: Tensor | None,
-        kept: dict[int, tuple[Tensor, Tensor]] | None = None,
+        key_values: dict[int, tuple[Tensor, Tensor]] | None = None,
     ) -> Tensor:
         """Last states of captions; deep vectors replace the tokens before ``end`` where they enter layers."""
         if deep is None:
-            return self.backbone.run(hidden, Step(positions, valid, kept=kept, is_packed=True))
+            return self.backbone.run(hidden, Step(positions, valid, key_values=key_values, is_packed=True))
         num_layers = self.backbone.info.num_layers
         for layer in range(num_layers):
             if 0 < layer <= len(deep):
                 deep_vectors = deep[layer - 1].to(hidden).expand(len(hidden), -1, -1)
                 hidden = torch.cat([hidden[:, : end - deep_vectors.shape[1]], deep_vectors, hidden[:, end:]], dim=1)
-            step = Step(positions, valid, kept=kept, is_packed=True)
+            step = Step(positions, valid, key_values=key_values, is_packed=True)
             hidden = self.backbone.run(hidden, step, layer, layer + 1 if layer + 1 < num_layers else None)
         return hidden
 

@@ -71,7 +71,9 @@ def _compiled_layer(layer: torch.nn.Module, number: int, call: Callable[..., Any
         if _has_graphs(overture, number):
             # The layer is number 0 of its own step, whichever it is; the masks are those of the whole pass.
             memory = [_columns_of(part, number) for part in overture.memory]
-            layer_step = replace(overture, memory=memory, kept=None if overture.kept is None else {}, layer=0)
+            layer_step = replace(
+                overture, memory=memory, key_values=None if overture.key_values is None else {}, layer=0
+            )
             try:
                 # Sizes that happen to be equal once are not taken to be equal always.
                 with config.patch(use_duck_shape=False):  # type: ignore[attr-defined]
@@ -79,8 +81,8 @@ def _compiled_layer(layer: torch.nn.Module, number: int, call: Callable[..., Any
             except FailOnRecompileLimitHit:
                 pass
             else:
-                if overture.kept is not None and layer_step.kept is not None:
-                    overture.kept[number] = layer_step.kept[0]
+                if overture.key_values is not None and layer_step.key_values is not None:
+                    overture.key_values[number] = layer_step.key_values[0]
                 return out
         return type(layer).forward(layer, *args, overture=overture, **keywords)
 

@@ -29,6 +29,7 @@ from overture.core.errors import BackboneError, ConfigError
 from overture.core.packages import install
 from overture.engine.diffusion_files import DiffusionInfo, files_of, tokenizer_of
 from overture.engine.frontends.pixels import ImageProcessor
+from overture.engine.precision import device_of, dtype_of
 from overture.engine.transformers_calls import LOADING, quiet, readable_errors
 
 HOLE = "{}"
@@ -280,8 +281,8 @@ def load_diffusion(
         BackboneError: diffusers is missing, there is no such model, or it is not supported.
     """
     files = files_of(name, revision)
-    where = torch.device("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else torch.device(device)
-    kind = (torch.float32 if where.type == "cpu" else torch.bfloat16) if dtype == "auto" else getattr(torch, dtype)
+    torch_device = device_of(device)
+    torch_dtype = dtype_of(dtype, torch_device)
     notify(f"loading {name} ...")
     with LOADING, readable_errors(name), quiet():
         try:
@@ -294,21 +295,21 @@ def load_diffusion(
 
         options: dict[str, Any] = {"use_safetensors": True, "local_files_only": True}
 
-        def read(model: Any, part: str, **others: Any) -> Any:
-            made = model.from_pretrained(files.folder, subfolder=part, **others, **options)
-            return made.to(where).eval().requires_grad_(False)
+        def load_part(model_class: Any, part: str, **arguments: Any) -> Any:
+            model = model_class.from_pretrained(files.folder, subfolder=part, **arguments, **options)
+            return model.to(torch_device).eval().requires_grad_(False)
 
         encoders = {
             part: TextEncoder(
-                read(getattr(transformers, encoder), part, dtype=kind, trust_remote_code=False),
+                load_part(getattr(transformers, encoder), part, dtype=torch_dtype, trust_remote_code=False),
                 transformers.CLIPTokenizer.from_pretrained(
                     files.folder, subfolder=tokenizer_of(part), local_files_only=True
                 ),
             )
             for part, encoder in files.encoders.items()
         }
-        unet = read(diffusers.UNet2DConditionModel, "unet", torch_dtype=kind)
-        vae = read(diffusers.AutoencoderKL, "vae", torch_dtype=torch.float32)
+        unet = load_part(diffusers.UNet2DConditionModel, "unet", torch_dtype=torch_dtype)
+        vae = load_part(diffusers.AutoencoderKL, "vae", torch_dtype=torch.float32)
         scheduler = diffusers.DDPMScheduler.from_pretrained(files.folder, subfolder="scheduler", local_files_only=True)
-    info = replace(files.info, dtype=str(kind).removeprefix("torch."))
+    info = replace(files.info, dtype=str(torch_dtype).removeprefix("torch."))
     return Diffusion(info, files.processor, encoders, unet, vae, scheduler)

@@ -128,7 +128,7 @@ class _Beams:
         del self.finished[self.num_beams :]
 
     def close(self, length: int) -> None:
-        """Set ``is_done`` if no beginning can beat the finished answers, judged at its present length as transformers does."""
+        """Set ``is_done`` if no beginning, at its present length, beats the finished answers; as transformers does."""
         if not self.running:
             self.is_done = True
         elif len(self.finished) == self.num_beams:
@@ -240,8 +240,8 @@ class _Stretch:
         """Continue with these rows only; a row may appear several times."""
         self.memory = [_selected(columns, index) for columns in self.memory]
         self.position = self.position[index]
-        if self.backbone.read is not None:
-            self.backbone = self.backbone.reading(_selected(self.backbone.read, index))
+        if self.backbone.cross_columns is not None:
+            self.backbone = self.backbone.reading(_selected(self.backbone.cross_columns, index))
 
 
 class _Continued:
@@ -281,9 +281,9 @@ def _selected(part: Columns, index: Tensor) -> Columns:
 
 def kept_columns(step: Step) -> Columns:
     """The keys and values that a step kept."""
-    kept = step.kept or {}
-    keys = {layer: key for layer, (key, _) in kept.items()}
-    return Columns(keys, {layer: value for layer, (_, value) in kept.items()}, step.positions, step.valid)
+    key_values = step.key_values or {}
+    keys = {layer: key for layer, (key, _) in key_values.items()}
+    return Columns(keys, {layer: value for layer, (_, value) in key_values.items()}, step.positions, step.valid)
 
 
 def _merged(parts: Sequence[Columns], num_rows: int) -> Columns:

@@ -16,8 +16,9 @@ from torch import Tensor
 
 from overture.core.contracts import RowMethod
 from overture.core.injection import Injection, LayerMemory, Memory
-from overture.core.rows import Answer, Element, Encoded, OneOf, Tokens
+from overture.core.rows import Element, Encoded, Tokens
 from overture.engine.backbone import Backbone
+from overture.engine.beginnings import is_read_at_end
 from overture.engine.step import Columns, Step
 from overture.engine.texts import Texts
 
@@ -52,8 +53,7 @@ def can_have_head(
     prompt: Injection | RowMethod | None, backbone: Backbone, row: Encoded
 ) -> TypeGuard[Injection | None]:
     """Whether the beginning of a row can be memory: a decoder reads it behind its whole prompt."""
-    is_plain = isinstance(row.target, Answer) or (isinstance(row.target, OneOf) and row.target.read is None)
-    if backbone.family.kind != "decoder" or row.slots or not is_plain or isinstance(prompt, RowMethod):
+    if backbone.family.kind != "decoder" or row.slots or not is_read_at_end(row) or isinstance(prompt, RowMethod):
         return False
     if backbone.reader is not backbone:
         # The frozen model reads the row's text whole, and the adapter what follows it.

@@ -118,21 +118,21 @@ class Inputs:
         """Entries [N, 2, H, L, K] of texts."""
         device, is_rotary = self.backbone.device, self.backbone.family.is_rotary
         head = head_of_kept(self.reader, texts)
-        rests = [text[len(head) :] for text in texts]
-        lengths, rest_lengths = [sent([len(text) for text in part], device)[:, None] for part in (texts, rests)]
-        positions = torch.arange(max(1, *map(len, rests)), device=device)[None].expand(len(texts), -1)
+        later_parts = [text[len(head) :] for text in texts]
+        lengths, rest_lengths = [sent([len(text) for text in part], device)[:, None] for part in (texts, later_parts)]
+        positions = torch.arange(max(1, *map(len, later_parts)), device=device)[None].expand(len(texts), -1)
         valid = positions < rest_lengths
         positions = positions + len(head) - (lengths if is_rotary else 0)
-        _, patches = tokens_and_patches(rests)
+        _, patches = tokens_and_patches(later_parts)
         for number in {row for row, _, patch in patches if patch.signal.grid}:
             (*_, end) = positions_of((*texts[number], 0), 0)
-            placed = sent(positions_of(texts[number], -end), device)[len(head) :]
-            positions[number, : len(placed)] = placed
-        images = images_of(patches, (len(rests), positions.shape[1]), device)
-        vectors, in_front = self.vectors(rests), []
+            own_positions = sent(positions_of(texts[number], -end), device)[len(head) :]
+            positions[number, : len(own_positions)] = own_positions
+        images = images_of(patches, (len(later_parts), positions.shape[1]), device)
+        vectors, in_front = self.vectors(later_parts), []
         if self.reader.encoder:
             hidden = self.reader.encoder.run(vectors, Step(positions, valid))
-            columns = self.reader.read_of(hidden, valid)
+            columns = self.reader.cross_columns_of(hidden, valid)
         else:
             in_front = [self._heads(head, positions[:, 0] - len(head))] if head else []
             columns = self.reader.remember(vectors, positions, valid, memory=in_front, images=images)
@@ -140,11 +140,11 @@ class Inputs:
         keys, values = [torch.stack([part[n] for n in layers]) for part in (columns.keys, columns.values)]
         for heads in in_front:
             keys, values = [
-                torch.cat([torch.stack([part[n] for n in layers]), rest], dim=3)
-                for part, rest in ((heads.keys, keys), (heads.values, values))
+                torch.cat([torch.stack([part[n] for n in layers]), live_part], dim=3)
+                for part, live_part in ((heads.keys, keys), (heads.values, values))
             ]
-        both = torch.stack([keys, values], dim=1)
-        return [both[:, :, index, :, : len(text)].clone() for index, text in enumerate(texts)]
+        keys_values = torch.stack([keys, values], dim=1)
+        return [keys_values[:, :, index, :, : len(text)].clone() for index, text in enumerate(texts)]
 
     def _heads(self, head: Sequence[int], starts: Tensor) -> Columns:
         """The common beginning of texts, run once for each position [B] at which it starts: columns for each text."""

@@ -61,7 +61,7 @@ class LocalJudge:
         rows: Sequence[Encoded],
         ask: Callable[[Sequence[Encoded], Injections], Tensor],
     ) -> Tensor:
-        """Replies for every pair, [J, B, ...]; a pass has few rows and many prompts, so a row's memory is copied once."""
+        """Replies for every pair, [J, B, ...]; each pass has few rows and many prompts, to copy few memories."""
         order = sorted(range(len(rows)), key=lambda index: rows[index].num_tokens)
         replies: list[Tensor | None] = [None] * len(prompts)
         by_input: dict[bool, list[int]] = {}
@@ -115,11 +115,11 @@ class LocalJudge:
         if vectors is not None:
             vectors = replace(vectors, values=vectors.values.detach().requires_grad_())
         values = table.new_zeros(0, table.shape[1]) if vectors is None else vectors.values
-        longest = max(row.num_text for row in rows)
+        num_elements = max(row.num_text for row in rows)
         prompt_slope = torch.zeros_like(values)
-        text_slopes = table.new_zeros(len(rows), longest, table.shape[1])
+        text_slopes = table.new_zeros(len(rows), num_elements, table.shape[1])
         for part in groups(range(len(rows)), lambda index: rows[index].num_tokens, self.max_tokens):
-            offsets = [table.new_zeros(longest, table.shape[1], requires_grad=True) for _ in part]
+            offsets = [table.new_zeros(num_elements, table.shape[1], requires_grad=True) for _ in part]
             injections = [
                 replace(prompt, vectors=vectors, offset=_summed_offsets(prompt.offset, offset)) for offset in offsets
             ]

@@ -1,8 +1,8 @@
-"""Where each token of a batch stands: ids, positions, branches and the places whose predictions count.
+"""Lays out the tokens of a batch: ids, positions, branches and the places whose predictions count.
 
 A row's live tokens are the trunk (text up to the anchor's end, or up to the answer's last token but one) and, behind
 it, one branch for each label word of several tokens. Branches see the trunk and not each other, so words are scored in
-one pass, exactly. What precedes the live tokens in memory is below zero where positions are relative.
+one pass, exactly. Memory columns before the live tokens have negative positions where positions are relative.
 """
 
 from collections.abc import Sequence
@@ -35,9 +35,9 @@ class Layout:
         read: index of the token that labels are read from, [B]; the trunk's end unless the rows say another.
         targets: (row, index, token) of every prediction beyond the trunk's end; empty for one-token label words.
         words: for each target the number of its label word; empty for answers.
-        lines: the same row by row without padding, on the host, so that nobody has to ask the device for it.
+        lines: the same row by row without padding, on the host, so that reading it does not wait for the device.
         patches: (row, index, patch) of every part of a signal.
-        images: what attention and positions need to know of them; None where nothing.
+        images: facts of images for masks and positions; None where they are treated like tokens.
     """
 
     ids: Tensor
@@ -54,19 +54,19 @@ class Layout:
     patches: "list[Place]"
     images: Images | None
 
-    def step(self, memory: Sequence[Columns] = (), kept: dict[int, tuple[Tensor, Tensor]] | None = None) -> Step:
+    def step(self, memory: Sequence[Columns] = (), key_values: dict[int, tuple[Tensor, Tensor]] | None = None) -> Step:
         """The step of a forward pass of these tokens.
 
         Args:
             memory: columns before them.
-            kept: gets their keys and values, by layer, where it is a dict.
+            key_values: gets their keys and values, by layer, where it is a dict.
         """
         return Step(
             self.positions,
             self.valid,
             self.branch,
             memory,
-            kept,
+            key_values,
             is_packed=True,
             text_index=self.trunk_index,
             images=self.images,
@@ -126,7 +126,7 @@ def label_layout(rows: Sequence[Encoded], starts: Sequence[Start], device: torch
                 line.is_vector.append(False)
                 line.trunk_index.append(-1)
         lines.append(line)
-    return _stacked(lines, ends, device)
+    return _batched(lines, ends, device)
 
 
 def answer_layout(rows: Sequence[Encoded], starts: Sequence[Start], device: torch.device) -> Layout:
@@ -145,25 +145,25 @@ def answer_layout(rows: Sequence[Encoded], starts: Sequence[Start], device: torc
         line.trunk_index += [-1] * num_live
         line.targets = [(end + offset, token) for offset, token in enumerate(answer)]
         lines.append(line)
-    return _stacked(lines, ends, device)
+    return _batched(lines, ends, device)
 
 
 def single_layout(num_rows: int, device: torch.device) -> Layout:
-    """Rows of one token each, at which everything is read."""
+    """A layout of rows of one token each, at which labels are read."""
     lines = [Line([0], [0], [0], [False], [0]) for _ in range(num_rows)]
-    return _stacked(lines, [0] * num_rows, device)
+    return _batched(lines, [0] * num_rows, device)
 
 
 def _trunk(row: Encoded, start: Start) -> Line:
     text = [*(row.input_elements if start.with_input else ()), *row.anchor_elements]
     line = Line([], [], [], [], [])
-    done = 0
+    num_done = 0
     for index, count in (*start.vectors, (len(text), 0)):
         # A vector's id is 0 and means nothing.
-        line.ids += [*text[done:index], *[0] * count]
-        line.is_vector += [*[False] * (index - done), *[True] * count]
-        line.trunk_index += [*range(done, index), *[-1] * count]
-        done = index
+        line.ids += [*text[num_done:index], *[0] * count]
+        line.is_vector += [*[False] * (index - num_done), *[True] * count]
+        line.trunk_index += [*range(num_done, index), *[-1] * count]
+        num_done = index
     line.positions = positions_of(line.ids, start.position)
     line.branch = [0] * len(line.ids)
     read = row.target.read if isinstance(row.target, OneOf) else None
@@ -171,7 +171,7 @@ def _trunk(row: Encoded, start: Start) -> Line:
     return line
 
 
-def _stacked(lines: Sequence[Line], ends: Sequence[int], device: torch.device) -> Layout:
+def _batched(lines: Sequence[Line], ends: Sequence[int], device: torch.device) -> Layout:
     longest = max(len(line.ids) for line in lines)
 
     def padded(values: Sequence[Sequence[int]], filler: int = 0) -> Tensor:
@@ -218,32 +218,32 @@ def positions_of(elements: Sequence[Element], first: int) -> list[int]:
 
 
 def images_of(patches: Sequence[Place], shape: tuple[int, int], device: torch.device) -> Images | None:
-    """What attention and positions need to know of the parts of images.
+    """Facts of images for masks and positions; None where no image differs from tokens.
 
     Args:
         patches: (row, index, patch) of each.
         shape: rows and columns of the batch.
         device: where the tensors go.
     """
-    whole = [place for place in patches if place[2].signal.is_whole]
+    whole_images = [place for place in patches if place[2].signal.is_whole]
     shifted = [place for place in patches if place[2].signal.grid]
-    if not whole and not shifted:
+    if not whole_images and not shifted:
         return None
     number, shifts = torch.full(shape, -1), torch.zeros(*shape, 2, dtype=torch.long)
     image = -1
-    for row, index, patch in whole:
+    for row, index, patch in whole_images:
         image += patch.index == 0
         number[row, index] = image
     for row, index, patch in shifted:
         assert patch.signal.grid is not None
         shifts[row, index] = torch.tensor(divmod(patch.index, patch.signal.grid[1]))
-    return Images(moved(number, device) if whole else None, moved(shifts, device) if shifted else None)
+    return Images(moved(number, device) if whole_images else None, moved(shifts, device) if shifted else None)
 
 
 def tokens_and_patches(
     rows: Sequence[Sequence[Element]],
 ) -> tuple[Sequence[Sequence[int]], list[Place]]:
-    """Rows' tokens, 0 where none stands, and what stands there instead: (row, index, patch)."""
+    """Rows' tokens, 0 in place of parts of signals, and those parts: (row, index, patch)."""
     patches = [(n, i, element) for n, row in enumerate(rows) for i, element in enumerate(row) if type(element) is Patch]
     if not patches:
         return rows, []  # type: ignore[return-value]

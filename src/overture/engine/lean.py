@@ -1,8 +1,8 @@
-"""Imports transformers without the parts that no command runs, which take more than half of the import's seconds.
+"""Imports transformers without the parts that no command runs, which take more than half of the import's time.
 
-transformers works without its optional packages, and is told here that they are absent. Its decorators for compiled
-models are identities meanwhile: what Overture compiles are layers, and they have none. Only a process of Overture's own
-may do so, for what it leaves out is left out of the whole process.
+transformers works without its optional packages, so its checks for them are replaced by ones that return False. Its
+decorators for compiled models become identities during the import: Overture compiles layers, which have none. Only
+Overture's own processes may do so, since the left out parts are missing in the whole process.
 """
 
 import gc
@@ -27,16 +27,16 @@ _ABSENT = (
     "is_scipy_available",
 )
 _NEEDED = ("transformers.modeling_utils", "transformers.masking_utils", "transformers.generation.utils")
-"""What every model's module imports."""
+"""Modules that every model's module imports."""
 
 _DYNAMO = ("torch._dynamo", "torch._dynamo._trace_wrapped_higher_order_op")
 
 
 def import_transformers() -> None:
-    """Import transformers lean; a process that has imported it already, or a version that cannot be so, is left be."""
+    """Import transformers without its optional parts; does nothing if it is imported or a version refuses."""
     if "transformers" in sys.modules or "torch._dynamo" in sys.modules:
         return
-    # Nothing that is imported becomes garbage, but looking for some takes a fifth of the time.
+    # An import makes no garbage, but the collector would take a fifth of the time.
     gc.disable()
     torch = import_module("torch")
     usual = {name: getattr(torch.compiler, name) for name in ("disable", "allow_in_graph")}
@@ -50,7 +50,7 @@ def import_transformers() -> None:
         for name in _NEEDED:
             import_module(name)
     except Exception:
-        # Another version: what is half imported is forgotten, and imported as a whole when it is needed.
+        # Another version of the library: drop its half imported modules, so that a later import is a plain one.
         for name in [name for name in sys.modules if name.partition(".")[0] == "transformers"]:
             del sys.modules[name]
     finally:
@@ -65,7 +65,7 @@ def import_transformers() -> None:
 
 
 class _Finder(PathFinder):
-    """Finds the module by which transformers asks what there is, and changes it before anything has asked."""
+    """Replaces functions of transformers' module of package checks right after it has run."""
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:  # type: ignore[override]
         spec = PathFinder.find_spec(name, path) if name == "transformers.utils.import_utils" else None
@@ -75,15 +75,15 @@ class _Finder(PathFinder):
             def changed(module: ModuleType) -> None:
                 execute(module)
                 for function in _ABSENT:
-                    setattr(module, function, _is_absent)
+                    setattr(module, function, lambda *version: False)
                 scan = "create_import_structure_from_path"
-                setattr(module, scan, _remembered(getattr(module, scan)))
+                setattr(module, scan, _cached_scan(getattr(module, scan)))
 
             spec.loader.exec_module = changed  # type: ignore[method-assign]
         return spec
 
 
-def _remembered(scan: Callable[[str | Path], Any]) -> Callable[[str | Path], Any]:
+def _cached_scan(scan: Callable[[str | Path], Any]) -> Callable[[str | Path], Any]:
     """The names in transformers' folder of models, from a file; finding them reads its three thousand modules."""
 
     def structure(place: str | Path) -> Any:
@@ -92,11 +92,11 @@ def _remembered(scan: Callable[[str | Path], Any]) -> Callable[[str | Path], Any
             return scan(place)
         state = [version("transformers"), str(folder), folder.stat().st_mtime_ns]
         with suppress(OSError, ValueError, LookupError, TypeError):
-            kept = json.loads((cache_dir() / "transformers.json").read_bytes())
-            if kept["state"] == state:
-                return _decoded(kept["names"])
+            cached = json.loads((cache_dir() / "transformers.json").read_bytes())
+            if cached["state"] == state:
+                return _decoded(cached["names"])
         names = scan(place)
-        # Without a cache they are looked for again next time.
+        # Where they cannot be cached they are scanned again next time.
         with suppress(OSError, DiskFull):
             write_json(cache_dir() / "transformers.json", {"state": state, "names": _encoded(names)})
         return names
@@ -118,7 +118,7 @@ def _decoded(names: Any) -> Any:
 
 
 class _StandIn(ModuleType):
-    """torch's compiler, of which transformers takes decorators and a class to be an instance of."""
+    """Stands for torch's compiler, from which transformers imports decorators and a class for `isinstance`."""
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
@@ -128,7 +128,3 @@ class _StandIn(ModuleType):
 
 def _undecorated(function: Callable[..., Any] | None = None, **options: Any) -> Any:
     return _undecorated if function is None else function
-
-
-def _is_absent(*version: Any) -> bool:
-    return False

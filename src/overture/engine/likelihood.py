@@ -1,4 +1,4 @@
-"""How likely words are behind their rows and tokens behind each other, over the whole vocabulary.
+"""Likelihoods of words behind their rows, and of a text's tokens, over the whole vocabulary.
 
 Shape letters: B rows, S live tokens, D width, T places that predict, V vocabulary.
 """
@@ -20,7 +20,7 @@ _MAX_LOGITS = 1 << 25
 def word_likelihoods(
     backbone: Backbone, rows: Sequence[Encoded], hidden: Tensor, layout: Layout
 ) -> list[list[Likelihood]]:
-    """Each row's own candidate words, in order.
+    """Likelihoods of each row's candidate words, in order.
 
     Args:
         backbone: its head.
@@ -31,23 +31,29 @@ def word_likelihoods(
     words_of = [row.target.candidates.words if isinstance(row.target, OneOf) else () for row in rows]
     places: dict[tuple[int, int], int] = {}
     # Of each predicted token: its row, its word, the number of its place, the token.
-    predicted: list[tuple[int, int, int, int]] = []
+    token_facts: list[tuple[int, int, int, int]] = []
     ends = layout.trunk_end.tolist()
-    firsts = [(row, word, ends[row], ids[0]) for row, words in enumerate(words_of) for word, ids in enumerate(words)]
-    later = [(row, word, index, token) for (row, index, token), word in zip(layout.targets, layout.words, strict=True)]
-    for row, word, index, token in (*firsts, *later):
-        predicted.append((row, word, places.setdefault((row, index), len(places)), token))
-    values, is_likeliest = _of_tokens(backbone, hidden, list(places), predicted)
+    first_tokens = [
+        (row, word, ends[row], ids[0]) for row, words in enumerate(words_of) for word, ids in enumerate(words)
+    ]
+    later_tokens = [
+        (row, word, index, token) for (row, index, token), word in zip(layout.targets, layout.words, strict=True)
+    ]
+    for row, word, index, token in (*first_tokens, *later_tokens):
+        token_facts.append((row, word, places.setdefault((row, index), len(places)), token))
+    values, is_likeliest = _token_likelihoods(backbone, hidden, list(places), token_facts)
     sums = [[0.0] * len(words) for words in words_of]
     is_greedy = [[True] * len(words) for words in words_of]
-    for (row, word, _, _), value, is_first in zip(predicted, values, is_likeliest, strict=True):
+    for (row, word, _, _), value, is_first in zip(token_facts, values, is_likeliest, strict=True):
         sums[row][word] += value
         is_greedy[row][word] &= is_first
-    return [[Likelihood(*pair) for pair in zip(*both, strict=True)] for both in zip(sums, is_greedy, strict=True)]
+    return [
+        [Likelihood(*pair) for pair in zip(*row_parts, strict=True)] for row_parts in zip(sums, is_greedy, strict=True)
+    ]
 
 
 def token_shares(backbone: Backbone, hidden: Tensor, layout: Layout, num_top: int) -> list[list[ScoredToken]]:
-    """Each row's text tokens behind those before them, and the likeliest token that would follow.
+    """Log-likelihood of each token of a row's text given those before it, and the likeliest token after the text.
 
     Args:
         backbone: its head.
@@ -59,29 +65,29 @@ def token_shares(backbone: Backbone, hidden: Tensor, layout: Layout, num_top: in
     for row, line in enumerate(layout.lines):
         places = [index for index, number in enumerate(line.trunk_index) if number >= 0]
         ids = [element for index in places if isinstance(element := line.ids[index], int)]
-        scored = [ScoredToken(ids[0], None)]
+        scored_tokens = [ScoredToken(ids[0], None)]
         for start in range(0, len(places), step):
             shares = log_shares_of(backbone.head(hidden[row, places[start : start + step]]))
-            following = [*ids[start + 1 : start + step + 1], int(shares[-1].argmax())][: len(shares)]
-            log_likelihoods = shares.gather(1, torch.tensor(following, device=shares.device)[:, None])[:, 0].tolist()
+            next_tokens = [*ids[start + 1 : start + step + 1], int(shares[-1].argmax())][: len(shares)]
+            log_likelihoods = shares.gather(1, torch.tensor(next_tokens, device=shares.device)[:, None])[:, 0].tolist()
             values, tokens = (part.tolist() for part in shares.topk(num_top))
             tops = (tuple(zip(*pair, strict=True)) for pair in zip(tokens, values, strict=True))
-            scored += [ScoredToken(*facts) for facts in zip(following, log_likelihoods, tops, strict=True)]
-        rows.append(scored)
+            scored_tokens += [ScoredToken(*facts) for facts in zip(next_tokens, log_likelihoods, tops, strict=True)]
+        rows.append(scored_tokens)
     return rows
 
 
-def _of_tokens(
+def _token_likelihoods(
     backbone: Backbone,
     hidden: Tensor,
     places: Sequence[tuple[int, int]],
-    predicted: Sequence[tuple[int, int, int, int]],
+    predictions: Sequence[tuple[int, int, int, int]],
 ) -> tuple[list[float], list[bool]]:
     """Log-likelihood of each predicted token, and whether it is the likeliest at its place."""
     row_and_index = torch.tensor(places, device=hidden.device)
-    place, token = torch.tensor([token_facts[2:] for token_facts in predicted], device=hidden.device).T
-    values = torch.empty(len(predicted), dtype=torch.float64, device=hidden.device)
-    is_likeliest = torch.empty(len(predicted), dtype=torch.bool, device=hidden.device)
+    place, token = torch.tensor([token_facts[2:] for token_facts in predictions], device=hidden.device).T
+    values = torch.empty(len(predictions), dtype=torch.float64, device=hidden.device)
+    is_likeliest = torch.empty(len(predictions), dtype=torch.bool, device=hidden.device)
     step = max(1, _MAX_LOGITS // backbone.info.vocab_size)
     for start in range(0, len(places), step):
         part = row_and_index[start : start + step]

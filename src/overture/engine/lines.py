@@ -1,4 +1,4 @@
-"""One answer as it is written, and the choice of the next token of many: the likeliest, or one drawn by chance.
+"""One answer while it is written, and the choice of next tokens: the likeliest ones, or sampled ones.
 
 Shape letters: B rows, V vocabulary.
 """
@@ -23,20 +23,20 @@ def without(logits: Tensor, unwritten: tuple[Sequence[int], Sequence[int]], leng
         unwritten: tokens that are never written, and those that no answer begins with.
         lengths: tokens of each line so far; None for one with a rule of its own.
     """
-    always, first = unwritten
-    if not always and not first:
+    always, not_first = unwritten
+    if not always and not not_first:
         return logits
-    kept = logits.clone()
+    masked = logits.clone()
     for number, length in enumerate(lengths):
         if length is not None:
-            kept[number, [*always, *(() if length else first)]] = float("-inf")
-    return kept
+            masked[number, [*always, *(() if length else not_first)]] = float("-inf")
+    return masked
 
 
 def append_next(
     logits: Tensor, lines: Sequence["Line"], unwritten: tuple[Sequence[int], Sequence[int]] = ((), ())
 ) -> Tensor:
-    """Write one more token in each line that is not done; the tokens, [B].
+    """Choose the next token of each line, append it where the line is not done, and return the tokens, [B].
 
     Args:
         logits: behind each line, [B, V].
@@ -44,18 +44,18 @@ def append_next(
         unwritten: tokens that a line without a rule of its own never has, and does not begin with.
     """
     logits = without(logits, unwritten, [None if line.allowed else len(line.ids) for line in lines])
-    allowed = _within(logits, lines)
-    token = allowed.argmax(-1)
+    allowed_logits = _allowed_logits(logits, lines)
+    token = allowed_logits.argmax(-1)
     for number, line in enumerate(lines):
         if line.chance is not None and not line.is_done:
-            token[number] = line.chance(allowed[number])
+            token[number] = line.chance(allowed_logits[number])
     log_shares = log_shares_of(logits)
     shares = log_shares.gather(1, token[:, None])[:, 0].tolist()
-    for number, (line, chosen, share) in enumerate(zip(lines, token.tolist(), shares, strict=True)):
+    for number, (line, chosen_token, share) in enumerate(zip(lines, token.tolist(), shares, strict=True)):
         if line.num_top and not line.is_done:
             values, ids = log_shares[number].topk(line.num_top)
             line.tops.append(tuple(zip(ids.tolist(), values.tolist(), strict=True)))
-        line.append(chosen, share)
+        line.append(chosen_token, share)
     return token
 
 
@@ -65,23 +65,23 @@ def log_shares_of(logits: Tensor) -> Tensor:
 
 
 class Line:
-    """One answer as it is written.
+    """One answer while it is written.
 
     Args:
-        row: what it allows is kept to.
-        eos_id: ends an answer.
-        max_new_tokens: at most so many tokens.
-        is_whole: whether the tokens so far are the last.
+        row: may restrict the tokens of the answer.
+        eos_id: the token that ends an answer.
+        max_new_tokens: the largest number of tokens.
+        is_whole: takes the tokens so far; whether the answer ends with them.
         chance: draws tokens; the likeliest ones when None.
-        num_top: of how many of the likeliest tokens the log-probabilities are kept at each place.
-        is_kept: its columns are wanted when it is done.
+        num_top: how many of the likeliest tokens are recorded at each place.
+        keeps_memory: its columns are copied to ``memory`` when it is done.
 
     Attributes:
         ids: the tokens, without the end token.
         shares: their log-probabilities.
         tops: the likeliest tokens at each place, the end token's with them.
-        is_cut: whether the answer ends for its length alone.
-        kept: columns of prompt, row and answer, but for its last token; None where they are not there in one piece.
+        is_cut: whether the answer ends only because of ``max_new_tokens``.
+        memory: columns of prompt, row and answer without its last token; None where they are not in one piece.
     """
 
     def __init__(
@@ -92,7 +92,7 @@ class Line:
         is_whole: Callable[[Sequence[int]], bool],
         chance: "Chance | None" = None,
         num_top: int = 0,
-        is_kept: bool = False,
+        keeps_memory: bool = False,
     ) -> None:
         self.allowed, self.eos_id, self.max_new_tokens, self.is_whole = (
             allowed_of(row),
@@ -104,8 +104,8 @@ class Line:
         self.ids: list[int] = []
         self.shares: list[float] = []
         self.tops: list[tuple[tuple[int, float], ...]] = []
-        self.is_kept = is_kept
-        self.kept: LayerMemory | None = None
+        self.keeps_memory = keeps_memory
+        self.memory: LayerMemory | None = None
         self.log_likelihood = 0.0
         self.is_done = self.is_cut = False
 
@@ -114,7 +114,7 @@ class Line:
         return None if self.is_done or self.allowed is None else self.allowed(self.ids)
 
     def append(self, token: int, share: float) -> None:
-        """Write a token; nothing is written behind the end."""
+        """Write a token, unless the answer has ended."""
         if self.is_done:
             return
         if self.allowed is not None and token not in self.allowed(self.ids):
@@ -133,12 +133,12 @@ class Line:
 
 
 def allowed_of(row: Encoded) -> Allowed | None:
-    """The rule of what the row's answer may hold; None for anything."""
+    """The row's rule for tokens of its answer; None where any may follow."""
     return row.target.allowed if isinstance(row.target, Answer) else None
 
 
-def _within(logits: Tensor, lines: Sequence[Line]) -> Tensor:
-    """Logits with what may not be written at minus infinity; rows that may write anything, or nothing, as they are."""
+def _allowed_logits(logits: Tensor, lines: Sequence[Line]) -> Tensor:
+    """Logits with forbidden tokens at minus infinity; unchanged in rows where any token, or none, may follow."""
     allowed_by_row = [line.may_follow() for line in lines]
     if all(allowed is None for allowed in allowed_by_row):
         return logits
@@ -165,17 +165,17 @@ class Chance:
 
     def __call__(self, logits: Tensor) -> int:
         """A token by its logits, [V]."""
-        # The largest is 0 before it is divided: the lowest temperatures would else give infinities.
+        # Subtracting the maximum first keeps the lowest temperatures from giving infinities.
         scores = logits.double().cpu()
         shares = ((scores - scores.max()) / self.temperature).softmax(dim=-1)
-        ordered, index = shares.sort(dim=-1, descending=True, stable=True)
-        # A token is kept when those before it do not have the share yet.
-        kept = ordered * (ordered.cumsum(-1) - ordered < self.top_p)
-        return int(index[torch.multinomial(kept, 1, generator=self.generator)])
+        sorted_shares, index = shares.sort(dim=-1, descending=True, stable=True)
+        # Top-p keeps a token if the more likely ones together have less than the share.
+        nucleus = sorted_shares * (sorted_shares.cumsum(-1) - sorted_shares < self.top_p)
+        return int(index[torch.multinomial(nucleus, 1, generator=self.generator)])
 
 
 def chance_of(row: Encoded, decoding: Decoding) -> Chance | None:
-    """Chance by a row's text, or None where its answer is not drawn."""
+    """A generator seeded by a row's text; None where answers are greedy."""
     if decoding.temperature is None:
         return None
     text = " ".join(map(str, (*row.input_elements, *row.anchor_elements)))

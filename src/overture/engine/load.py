@@ -4,6 +4,7 @@ Code that a repository brings never runs, and pickled weights are never read.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypedDict, Unpack
@@ -31,7 +32,7 @@ from overture.engine.frontends.text import text_backbone
 from overture.engine.hub import copies_of, fetch_preparation, has_only_copies
 from overture.engine.model_files import Notify, hub_digest, located
 from overture.engine.options import EMBEDDED, TOWERS, sized
-from overture.engine.precision import fastest_dtype
+from overture.engine.precision import device_of, dtype_of, fastest_dtype
 from overture.engine.ranks import Ranks
 from overture.engine.tokenizer import Tokenizer
 from overture.engine.transformers_calls import LOADING, Unfilled, quiet, readable_errors
@@ -62,96 +63,41 @@ def load_backbone(
         ranks: the processes that this one works with; each takes its device, and its part where they share a model.
         is_read_late: the weights of a decoder of texts are not read before something is computed with them
             (`engine.unread`).
-        notify: told of work that takes long.
+        notify: called before work that takes long.
 
     Raises:
         BackboneError: there is no such model, it cannot be read, its weights are pickled, its family is unsupported, or
             its layers cannot be compiled.
     """
-    where = torch.device("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else torch.device(device)
-    where = ranks.device if ranks else where
-    dtype = fastest_dtype(device) if dtype == "fastest" else dtype
-    kind = (torch.float32 if where.type == "cpu" else torch.bfloat16) if dtype == "auto" else getattr(torch, dtype)
-    is_shared = ranks is not None and ranks.is_shared
-    plain, _, _ = sized(name)
-    path, digest = located(plain, notify)
-    if path is None:
-        notify(f"looking for {plain} in the local copies of the Hub, then on the Hub ...")
-    source = str(path) if path else plain
-    with LOADING, readable_errors(name), quiet(), Unfilled():
-        options: dict[str, Any] = {} if path else _hub_options(plain, revision)
-        whole = AutoConfig.from_pretrained(source, trust_remote_code=False, **options)
-        config = _read_config(whole)
-        family = family_of(config.model_type, name)
-        connector = CONNECTORS.get(whole.model_type)
-        has_captions = whole.model_type in TOWERS
-        inner = _tokenizer_of(source, path, family.has_words, has_captions, notify, **options)
-        made: dict[str, Any] = {"add_pooling_layer": False} if config.model_type in _WITH_POOLER else {}
-        # Where peft is installed the library looks for an adapter beside the weights, and does not pass this on to it.
-        made |= {"adapter_kwargs": {"local_files_only": options["local_files_only"]}} if options else {}
-        kind_of_model = AutoModelForImageTextToText if connector else _class_for(config, family, name)
-        read: Callable[[], tuple[Any, dict[str, Any]]] = partial(
-            kind_of_model.from_pretrained,
-            source,
-            config=whole if connector or (inner and has_captions) else config,
-            dtype=kind,
-            trust_remote_code=False,
-            use_safetensors=True,
-            output_loading_info=True,
-            **options,
-            **made,
-        )
-        is_late = (
-            is_read_late
-            and (family.kind, connector, has_captions) == ("decoder", None, False)
-            and _has_weights(path or copies_of(plain, revision))
-        )
-        model, loading = (without_weights(kind_of_model, config, kind), {"missing_keys": []}) if is_late else read()
-        may_be_of_texts = connector is not None and connector.has_texts_alone
-        if connector and may_be_of_texts and (is_shared or not _has_file(PREPARATION, source, path, **options)):
-            model, connector = language_model(model, connector), None
-        reads = "image" if connector else (family.encoder or family).reads
-        if reads == "image" or family.kind == "decoder":
-            _check_whole(loading["missing_keys"], name)
-        if not path and reads:
-            fetch_preparation(plain, **options)
-    snapshot = None if path else copies_of(plain, revision)
-    assembled = _of_both if connector else _of_media if reads else _of_texts
-    folder = path or snapshot or Path(plain)
+    torch_device = ranks.device if ranks else device_of(device)
+    checkpoint = _read_checkpoint(
+        name,
+        revision,
+        dtype_of(fastest_dtype(device) if dtype == "fastest" else dtype, torch_device),
+        is_shared=ranks is not None and ranks.is_shared,
+        is_read_late=is_read_late,
+        notify=notify,
+    )
+    model, family = checkpoint.model, checkpoint.family
     # A model that several processes share may not fit whole into one's device.
-    model = model if is_shared or is_late else model.to(where)
-    facts: _Facts = {
-        "id": name,
-        "revision": snapshot.name if snapshot else revision,
-        "weights_sha256": hub_digest(snapshot) if snapshot else digest,
-    }
-    if inner and has_captions:
-        backbone = assembled(model.vision_model.eval(), family, None, folder, **facts)
-        backbone.captions = caption_tower(model, inner, **facts)
+    if not (ranks and ranks.is_shared) and checkpoint.read is None:
+        model = model.to(torch_device)
+    make = _text_model if checkpoint.reads is None else _media_model
+    make = _connected_model if checkpoint.has_connector else make
+    if checkpoint.tokenizer and checkpoint.has_captions:
+        backbone = make(model.vision_model.eval(), family, None, checkpoint.folder, **checkpoint.facts)
+        backbone.captions = caption_tower(model, checkpoint.tokenizer, **checkpoint.facts)
     else:
-        backbone = assembled(model, family, inner, folder, **facts)
-    if is_late:
-        Unread(model, where, partial(_late, read, name, notify), folder)
+        backbone = make(model, family, checkpoint.tokenizer, checkpoint.folder, **checkpoint.facts)
+    if checkpoint.read:
+        Unread(model, torch_device, partial(_read_late, checkpoint.read, name, notify), checkpoint.folder)
     backbone = backbone.with_compiled_layers() if compile_layers else backbone
-    if ranks and is_shared:
+    if ranks and ranks.is_shared:
         from overture.engine.split import spread
 
         spread(backbone, ranks)
-        model.to(where)
+        model.to(torch_device)
     return backbone
-
-
-def _has_weights(folder: Path | None) -> bool:
-    return folder is not None and any(folder.glob("*.safetensors"))
-
-
-def _late(read: Callable[[], tuple[Any, dict[str, Any]]], name: str, notify: Notify) -> Any:
-    """A model's weights, in the model that `load_backbone` would have made."""
-    notify(f"reading the weights of {name} ...")
-    with LOADING, readable_errors(name), quiet(), Unfilled():
-        model, loading = read()
-        _check_whole(loading["missing_keys"], name)
-        return model
 
 
 class _Facts(TypedDict):
@@ -162,13 +108,116 @@ class _Facts(TypedDict):
     weights_sha256: str
 
 
+_Read = Callable[[], tuple[Any, dict[str, Any]]]
+"""Loads a model, with the library's report on its weights."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Checkpoint:
+    """A model of transformers, as its files describe it.
+
+    Args:
+        model: the model; without weights where ``read`` is given.
+        family: facts of the layers that run.
+        tokenizer: transformers' tokenizer; None without words.
+        has_connector: it reads images among its tokens.
+        has_captions: it is a model of two towers.
+        reads: the modality that it reads beside texts, or instead of them; None for texts.
+        folder: of its files.
+        facts: names of the backbone.
+        read: reads the weights when they are needed; None where they are loaded.
+    """
+
+    model: Any
+    family: Family
+    tokenizer: Any
+    has_connector: bool
+    has_captions: bool
+    reads: str | None
+    folder: Path
+    facts: _Facts
+    read: _Read | None
+
+
+def _read_checkpoint(
+    name: str, revision: str | None, dtype: torch.dtype, *, is_shared: bool, is_read_late: bool, notify: Notify
+) -> _Checkpoint:
+    """Load a model by the library's class for its config; arguments and errors as for `load_backbone`."""
+    plain, _, _ = sized(name)
+    path, digest = located(plain, notify)
+    if path is None:
+        notify(f"looking for {plain} in the local copies of the Hub, then on the Hub ...")
+    source = str(path) if path else plain
+    with LOADING, readable_errors(name), quiet(), Unfilled():
+        options: dict[str, Any] = {} if path else _hub_options(plain, revision)
+        full_config = AutoConfig.from_pretrained(source, trust_remote_code=False, **options)
+        config = _read_config(full_config)
+        family = family_of(config.model_type, name)
+        connector = CONNECTORS.get(full_config.model_type)
+        has_captions = full_config.model_type in TOWERS
+        tokenizer = _tokenizer_of(source, path, family.has_words, has_captions, notify, **options)
+        arguments: dict[str, Any] = {"add_pooling_layer": False} if config.model_type in _WITH_POOLER else {}
+        # Where peft is installed the library looks for an adapter beside the weights, and does not pass this on to it.
+        arguments |= {"adapter_kwargs": {"local_files_only": options["local_files_only"]}} if options else {}
+        model_class = AutoModelForImageTextToText if connector else _class_for(config, family, name)
+        read: _Read = partial(
+            model_class.from_pretrained,
+            source,
+            config=full_config if connector or (tokenizer and has_captions) else config,
+            dtype=dtype,
+            trust_remote_code=False,
+            use_safetensors=True,
+            output_loading_info=True,
+            **options,
+            **arguments,
+        )
+        is_text_decoder = family.kind == "decoder" and connector is None and not has_captions
+        folder = path or copies_of(plain, revision) if is_read_late and is_text_decoder else None
+        is_late = folder is not None and any(folder.glob("*.safetensors"))
+        model, report = (without_weights(model_class, config, dtype), {"missing_keys": []}) if is_late else read()
+        may_be_of_texts = connector is not None and connector.has_texts_alone
+        if connector and may_be_of_texts and (is_shared or not _has_file(PREPARATION, source, path, **options)):
+            model, connector = language_model(model, connector), None
+        reads = "image" if connector else (family.encoder or family).reads
+        if reads == "image" or family.kind == "decoder":
+            _check_whole(report["missing_keys"], name)
+        if not path and reads:
+            fetch_preparation(plain, **options)
+    snapshot = None if path else copies_of(plain, revision)
+    facts: _Facts = {
+        "id": name,
+        "revision": snapshot.name if snapshot else revision,
+        "weights_sha256": hub_digest(snapshot) if snapshot else digest,
+    }
+    return _Checkpoint(
+        model,
+        family,
+        tokenizer,
+        connector is not None,
+        has_captions,
+        reads,
+        path or snapshot or Path(plain),
+        facts,
+        read if is_late else None,
+    )
+
+
+def _read_late(read: _Read, name: str, notify: Notify) -> Any:
+    """The same model with its weights, read when they are needed."""
+    notify(f"reading the weights of {name} ...")
+    with LOADING, readable_errors(name), quiet(), Unfilled():
+        model, loading = read()
+        _check_whole(loading["missing_keys"], name)
+        return model
+
+
 def caption_tower(model: Any, inner: Any, **facts: Unpack[_Facts]) -> CaptionTower:
     """The tower of texts of a model of two towers.
 
     Args:
         model: transformers' model of both.
         inner: transformers' tokenizer.
-        facts: what the model is called.
+        facts: names of the backbone.
     """
     tokenizer = Tokenizer(inner, max_length(model.text_model.config), is_encoder=True)
     texts = text_backbone(model.text_model, tokenizer, **facts)
@@ -178,7 +227,7 @@ def caption_tower(model: Any, inner: Any, **facts: Unpack[_Facts]) -> CaptionTow
     return CaptionTower(texts, model.text_model.head, model.vision_model.head, model.logit_scale, inner.pad_token_id)
 
 
-def _of_texts(model: Any, family: Family, inner: Any, folder: Path, **facts: Unpack[_Facts]) -> Backbone:
+def _text_model(model: Any, family: Family, inner: Any, folder: Path, **facts: Unpack[_Facts]) -> Backbone:
     if sized(facts["id"])[1] is not None:
         raise BackboneError(
             "a model of texts has no size of its input", where=facts["id"], fix="leave out what follows @"
@@ -189,7 +238,7 @@ def _of_texts(model: Any, family: Family, inner: Any, folder: Path, **facts: Unp
     return text_backbone(model, tokenizer, **facts)
 
 
-def _of_both(model: Any, family: Family, inner: Any, folder: Path, **facts: Unpack[_Facts]) -> Backbone:
+def _connected_model(model: Any, family: Family, inner: Any, folder: Path, **facts: Unpack[_Facts]) -> Backbone:
     """A language model that reads images among its tokens.
 
     Raises:
@@ -206,7 +255,7 @@ def _of_both(model: Any, family: Family, inner: Any, folder: Path, **facts: Unpa
     return connected_backbone(model, processor if size is None else processor.at(int(size)), tokenizer, **facts)
 
 
-def _of_media(model: Any, family: Family, inner: Any, folder: Path, **facts: Unpack[_Facts]) -> Backbone:
+def _media_model(model: Any, family: Family, inner: Any, folder: Path, **facts: Unpack[_Facts]) -> Backbone:
     """A model of images or sounds, whose folder says how they are prepared.
 
     Raises:
@@ -243,7 +292,7 @@ def speech_starts(config: Any, inner: Any) -> list[int]:
 
 
 def label_place(name: str, words: Sequence[str]) -> Literal["end", "mask", "vectors"]:
-    """How a model best tells labels apart, told without its weights: at a text's end, at a mask, or by vectors.
+    """The best place to read labels in a model, found without its weights: a text's end, a mask, or label vectors.
 
     Args:
         name: as in `load_backbone`.
@@ -270,12 +319,12 @@ def label_place(name: str, words: Sequence[str]) -> Literal["end", "mask", "vect
 
 
 def _hub_options(name: str, revision: str | None) -> dict[str, Any]:
-    """What the library is told of a Hub model's files."""
+    """Keyword arguments for loading a Hub model's files."""
     return {"revision": revision, "local_files_only": has_only_copies(name, revision)}
 
 
 def _read_config(config: Any) -> Any:
-    """A model's config; of one that reads pictures too, that of its texts; of two towers, that of the images'."""
+    """The config of the layers that run: the texts' in a model with a connector, the images' in one of two towers."""
     if config.model_type in TOWERS:
         return config.vision_config
     return config.text_config if config.model_type in CONNECTORS else config
@@ -307,7 +356,7 @@ def _tokenizer_of(
 _TOKENIZER_FILES = ("tokenizer.json", "vocab.json")
 """Without one of them a model of two towers is one of images."""
 _WITH_POOLER = ("vit", "deit")
-"""Families whose files often lack the map of the whole image, which nothing here reads."""
+"""Families whose files often lack the map of the whole image, which is not used here."""
 
 
 def _check_whole(missing: Sequence[str], name: str) -> None:
@@ -316,18 +365,18 @@ def _check_whole(missing: Sequence[str], name: str) -> None:
     Raises:
         BackboneError: they do.
     """
-    lacking = sorted(key for key in missing if not key.endswith("mask_token"))
-    if lacking:
+    missing_names = sorted(key for key in missing if not key.endswith("mask_token"))
+    if missing_names:
         raise BackboneError(
-            f"the model's files lack {len(lacking)} of its weights",
+            f"the model's files lack {len(missing_names)} of its weights",
             where=name,
-            got=", ".join(lacking[:3]) + (", ..." if len(lacking) > 3 else ""),
+            got=", ".join(missing_names[:3]) + (", ..." if len(missing_names) > 3 else ""),
             fix="fetch the model again, or choose one of the family whole",
         )
 
 
 def _class_for(config: Any, family: Family, name: str) -> Any:
-    """Which of the library's classes loads a model: with a head over the vocabulary where its weights have one."""
+    """The library's class that loads a model: with a head over the vocabulary where its weights have one."""
     if family.encoder:
         return _seq2seq_class(config, name) if family.encoder.has_words else AutoModelForSpeechSeq2Seq
     if not family.has_words:
@@ -347,12 +396,12 @@ def _class_for(config: Any, family: Family, name: str) -> Any:
 
 
 def _seq2seq_class(config: Any, name: str) -> Any:
-    odd = [kind for kind in config.architectures or [] if kind.endswith(("EncoderModel", "ForCausalLM"))]
-    if odd or config.decoder_start_token_id is None:
+    other_kinds = [kind for kind in config.architectures or [] if kind.endswith(("EncoderModel", "ForCausalLM"))]
+    if other_kinds or config.decoder_start_token_id is None:
         raise BackboneError(
             "this model is not a whole encoder-decoder",
             where=name,
-            got=", ".join(odd) or "no decoder_start_token_id in config.json",
+            got=", ".join(other_kinds) or "no decoder_start_token_id in config.json",
             wanted="an encoder and a decoder that writes",
             fix="choose the whole model, such as google/flan-t5-small",
         )

@@ -3,7 +3,7 @@
 They go into a copy of the model that shares every tensor with the frozen one, so the frozen one cannot change, and
 several adapters cost no more memory than their own values. peft makes the modules.
 
-At `after` they change only what stands behind the input, whose keys and values stay the frozen model's own.
+At `after` they change only the tokens behind the input; the input's keys and values stay the frozen model's.
 
 Source: Hu et al. 2022, "LoRA: Low-Rank Adaptation of Large Language Models", section 4.1 (B begins at zero). Deviation:
 all linear maps of attention and MLP are changed, as in Dettmers et al. 2023, "QLoRA", section 4; no dropout. `after`:
@@ -29,13 +29,13 @@ _NAME = "overture"
 def with_lora(
     backbone: Backbone, options: LoraOptions, seed: int = 0, values: dict[str, Tensor] | None = None
 ) -> Backbone:
-    """A copy of the model with low-rank changes as its `inner` values; the model itself is left alone.
+    """A copy of the model with low-rank changes as its `inner` values; the model itself does not change.
 
     Args:
         backbone: the frozen model.
         options: rank, scale, targets.
         seed: draws A.
-        values: a finished adapter's; the copy is frozen then, and drawn anew when None.
+        values: a finished adapter's, with which the copy is frozen; drawn from the seed when None.
 
     Raises:
         ConfigError: no linear map has such a name.
@@ -56,10 +56,10 @@ def with_lora(
             got=f"an {kind} ({backbone.info.model_type})",
             fix="place everywhere",
         )
-    other = backbone.copied()
+    adapted = backbone.copied()
     if options.place == "after":
-        other.leave_texts_to(backbone)
-    linear = _targets(other, options)
+        adapted.leave_texts_to(backbone)
+    linear = _targets(adapted, options)
     config = peft.LoraConfig(
         r=options.rank,
         lora_alpha=options.alpha,
@@ -68,22 +68,22 @@ def with_lora(
     )
     with torch.random.fork_rng():
         torch.manual_seed(derived_seed(seed, "lora"))
-        peft.inject_adapter_in_model(config, other.model, _NAME)
-    for module in other.model.modules():
+        peft.inject_adapter_in_model(config, adapted.model, _NAME)
+    for module in adapted.model.modules():
         module.eval()
     adapter = {
         name.removesuffix(f".{_NAME}.weight"): value
-        for name, value in other.model.named_parameters()
+        for name, value in adapted.model.named_parameters()
         if f".{_NAME}." in name
     }
     for value in adapter.values():
-        # Half precision is for what is frozen: small steps would be lost in it.
+        # Trained values are float32 at least: half precision would lose small steps.
         value.data = value.data.to(torch.promote_types(value.dtype, torch.float32))
-    other.train_inner(adapter)
+    adapted.train_inner(adapter)
     if values is not None:
-        _put(adapter, values)
-        other.freeze()
-    return other
+        _copy_values(adapter, values)
+        adapted.freeze()
+    return adapted
 
 
 def _targets(backbone: Backbone, options: LoraOptions) -> dict[str, Any]:
@@ -94,7 +94,7 @@ def _targets(backbone: Backbone, options: LoraOptions) -> dict[str, Any]:
         for name, module in backbone.model.named_modules()
         if id(module) in inside and isinstance(module, torch.nn.Linear | Conv1D)
     }
-    wanted = {
+    targets = {
         name: module
         for name, module in linear.items()
         if not options.targets or any(f".{name}".endswith(f".{end}") for end in options.targets)
@@ -107,19 +107,19 @@ def _targets(backbone: Backbone, options: LoraOptions) -> dict[str, Any]:
             got=", ".join(missing),
             wanted="some of " + ", ".join(sorted({name.rsplit(".", 1)[-1] for name in linear})),
         )
-    return wanted
+    return targets
 
 
 @torch.no_grad()
-def _put(adapter: dict[str, Tensor], values: dict[str, Tensor]) -> None:
+def _copy_values(adapter: dict[str, Tensor], values: dict[str, Tensor]) -> None:
     shapes = {name: tuple(value.shape) for name, value in adapter.items()}
-    given = {name: tuple(value.shape) for name, value in values.items()}
-    if shapes != given:
-        odd = sorted(name for name in shapes | given if shapes.get(name) != given.get(name))
+    value_shapes = {name: tuple(value.shape) for name, value in values.items()}
+    if shapes != value_shapes:
+        odd = min(name for name in shapes | value_shapes if shapes.get(name) != value_shapes.get(name))
         raise ArtifactError(
             "the adapter's values do not fit the model",
-            got=f"{len(given)} tensors, of which {odd[0]} {given.get(odd[0], 'is not there')}",
-            wanted=f"{len(shapes)} tensors, {odd[0]} {shapes.get(odd[0], 'not among them')}",
+            got=f"{len(value_shapes)} tensors, of which {odd} {value_shapes.get(odd, 'is not there')}",
+            wanted=f"{len(shapes)} tensors, {odd} {shapes.get(odd, 'not among them')}",
         )
     for name, value in adapter.items():
         value.copy_(values[name])

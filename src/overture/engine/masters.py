@@ -20,21 +20,21 @@ def with_masters(model: Any, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Put float32 masters in the place of a model's half-precision parameters; tied ones share one master.
 
     Args:
-        model: a copy whose values nobody else has; its modules are changed.
+        model: a copy whose values no other model shares; its modules are changed.
         values: some of its parameters, by name.
 
     Returns:
-        What is to be trained, by the same names: the masters, and values that were float32 or wider as they are.
+        The values to train, by the same names: the masters, and values that were float32 or wider as they are.
     """
-    trained = {name: _master(value) for name, value in values.items()}
-    masters = {id(values[name]): master for name, master in trained.items() if master is not values[name]}
+    trained_values = {name: _master(value) for name, value in values.items()}
+    masters = {id(values[name]): master for name, master in trained_values.items() if master is not values[name]}
     for module in list(model.modules()):
         for name, value in list(module._parameters.items()):
             master = masters.get(id(value))
             if master is not None:
                 module._parameters[name] = master
                 parametrize.register_parametrization(module, name, _Cast(value.dtype), unsafe=True)
-    return trained
+    return trained_values
 
 
 def _master(value: Tensor) -> Tensor:

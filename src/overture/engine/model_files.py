@@ -1,4 +1,4 @@
-"""Where a model's files lie on this machine, and the fingerprint of its weights.
+"""Finds a model's files on this machine, and computes the fingerprint of its weights.
 
 Pickled weights are never read.
 """
@@ -55,11 +55,11 @@ def model_files(name: str, revision: str | None = None) -> tuple[Path, str]:
 def located(name: str, notify: Notify) -> tuple[Path | None, str]:
     """The local folder of a model and the fingerprint of its weights; (None, "") for a Hub id."""
     if name in EMBEDDED:
-        return _converted(_embedded_file(name), notify)
+        return _converted_copy(_embedded_file(name), notify)
     path = Path(name).expanduser()
     check_source(name)
     if path.suffix == ".gguf":
-        return _converted(path, notify)
+        return _converted_copy(path, notify)
     if path.is_dir():
         return path, _folder_digest(path)
     return None, ""
@@ -85,75 +85,75 @@ def _folder_digest(folder: Path) -> str:
     """SHA-256 over the weight files' own; refused when only pickles are there."""
     weights = sorted(folder.glob("*.safetensors"))
     if not weights:
-        pickled = [file.name for file in (*folder.glob("*.bin"), *folder.glob("*.pt"))]
+        pickle_names = [file.name for file in (*folder.glob("*.bin"), *folder.glob("*.pt"))]
         raise BackboneError(
             "the folder has no safetensors weights",
             where=str(folder),
-            got=", ".join(pickled) or "no weights",
+            got=", ".join(pickle_names) or "no weights",
             wanted="model.safetensors",
-            fix="convert the weights to safetensors; pickled ones are never read" if pickled else "check the path",
+            fix="convert the weights to safetensors; pickled ones are never read" if pickle_names else "check the path",
         )
     return digest_of(weights)
 
 
 def hub_digest(snapshot: Path) -> str:
-    """Fingerprint of a Hub model's files, as of a folder of the same files.
+    """Fingerprint of a Hub model's files, equal to that of a folder with the same files.
 
-    "" where they are another commit's: transformers takes one that converts pickled weights.
+    "" where the snapshot has no safetensors: transformers then takes them from a commit that converts pickled weights.
     """
-    whole, index = snapshot / SAFE_WEIGHTS_NAME, snapshot / SAFE_WEIGHTS_INDEX_NAME
-    if whole.is_file():
-        return digest_of([whole])
+    single_file, index = snapshot / SAFE_WEIGHTS_NAME, snapshot / SAFE_WEIGHTS_INDEX_NAME
+    if single_file.is_file():
+        return digest_of([single_file])
     shards = set(json.loads(index.read_bytes())["weight_map"].values()) if index.is_file() else set()
     return digest_of(sorted(snapshot / shard for shard in shards)) if shards else ""
 
 
 def digest_of(files: Sequence[Path]) -> str:
     """SHA-256 of a file, or over the digests of several in their order."""
-    digests = [_known_digest(file) for file in files]
+    digests = [_cached_digest(file) for file in files]
     return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
-class _Hashed(Record):
-    """A file's SHA-256, with what the file system said of the file."""
+class _FileDigest(Record):
+    """A file's SHA-256, with the file's identity, size and times when it was computed."""
 
     state: tuple[int, ...]
     sha256: str
 
 
-_Memo = TypeAdapter(dict[str, _Hashed])
+_Memo = TypeAdapter(dict[str, _FileDigest])
 
 
-def _known_digest(file: Path) -> str:
-    """A file's SHA-256, remembered, since hashing gigabytes at each start is slow.
+def _cached_digest(file: Path) -> str:
+    """A file's SHA-256 from the user's cache, or computed: hashing gigabytes at each start is slow.
 
-    A file is taken for the one that was hashed if device, inode, size and both times are the same. The time of the
-    last change of the inode cannot be set back by `cp -p`, `rsync -t` or `tar`. Not seen are changes below the file
-    system, such as another disk image in the same place, and those made while the system's clock was set back.
+    A cached digest counts if device, inode, size and both times are unchanged. `cp -p`, `rsync -t` and `tar` cannot set
+    back the inode's time of change. Changes below the file system, such as another disk image in the same place, and
+    changes while the system's clock was set back go unnoticed.
     """
     stat = file.stat()
     state = (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
     memo, name = cache_dir() / "digests.json", str(file.resolve())
     try:
-        hashed = _Memo.validate_json(memo.read_bytes())
+        digests = _Memo.validate_json(memo.read_bytes())
     except (OSError, ValueError):
-        hashed = {}
-    if name in hashed and hashed[name].state == state:
-        return hashed[name].sha256
+        digests = {}
+    if name in digests and digests[name].state == state:
+        return digests[name].sha256
     digest = sha256_file(file)
     # A file that was just written may be written again within one tick of the file system's clock.
     if time.time() - max(stat.st_mtime, stat.st_ctime) > _SETTLED_S:
-        there = {path: entry for path, entry in hashed.items() if Path(path).is_file()}
-        write_json(memo, _Memo.dump_python({**there, name: _Hashed(state=state, sha256=digest)}, mode="json"))
+        present = {path: entry for path, entry in digests.items() if Path(path).is_file()}
+        write_json(memo, _Memo.dump_python({**present, name: _FileDigest(state=state, sha256=digest)}, mode="json"))
     return digest
 
 
-def _converted(gguf: Path, notify: Notify) -> tuple[Path, str]:
+def _converted_copy(gguf: Path, notify: Notify) -> tuple[Path, str]:
     """A float32 copy of a GGUF model, made once: reading the packed one takes ten times as long."""
-    digest = _known_digest(gguf)
+    digest = _cached_digest(gguf)
     folder = cache_dir() / "models" / f"{gguf.stem}-{digest[:16]}"
     if not folder.is_dir():
-        # A second process waits for the first and takes its copy; what a killed one left is nobody's.
+        # A second process waits for the first and takes its copy; temporaries of a killed one are removed.
         with exclusive(folder.parent / ".lock", "the float32 copy of a model", wait_s=_CONVERSION_S):
             sweep_temporaries(folder.parent)
             if not folder.is_dir():
@@ -172,13 +172,13 @@ def _convert(gguf: Path, target: Path) -> None:
             where=str(gguf),
             fix="name the model's Hub id or a folder with safetensors",
         )
-    # The model's own way to such a file, `from_pretrained`, wants accelerate, which has no part in it.
-    fresh = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    weights = load_gguf_checkpoint(str(gguf), return_tensors=True, model_to_load=fresh)["tensors"]
-    fresh.load_state_dict(weights, strict=False)
-    parameters = dict(fresh.named_parameters(remove_duplicate=False))
-    filled = {id(parameters[name]) for name in weights if name in parameters}
-    missing = [name for name, parameter in parameters.items() if id(parameter) not in filled]
+    # `from_pretrained` would read such a file too, but it requires accelerate without using it.
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    weights = load_gguf_checkpoint(str(gguf), return_tensors=True, model_to_load=model)["tensors"]
+    model.load_state_dict(weights, strict=False)
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    filled_ids = {id(parameters[name]) for name in weights if name in parameters}
+    missing = [name for name, parameter in parameters.items() if id(parameter) not in filled_ids]
     if missing:
         raise BackboneError(
             "the file does not hold all weights of its model",
@@ -186,5 +186,5 @@ def _convert(gguf: Path, target: Path) -> None:
             got=f"nothing for {len(missing)} of {len(parameters)}, such as {missing[0]}",
             fix="name the model's Hub id or a folder with safetensors",
         )
-    fresh.save_pretrained(target)
+    model.save_pretrained(target)
     AutoTokenizer.from_pretrained(str(gguf.parent), **place).save_pretrained(target)

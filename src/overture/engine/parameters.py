@@ -1,4 +1,4 @@
-"""Names of a model's parameters by what they are for: which of them a loss reaches."""
+"""Names of a model's parameters by their use, to choose those that a loss reaches."""
 
 from collections.abc import Iterable
 
@@ -14,7 +14,7 @@ def names_in(backbone: Backbone, modules: Iterable[torch.nn.Module]) -> set[str]
 
 
 def idle_names(backbone: Backbone) -> set[str]:
-    """Names of parameters that nothing here trains: an encoder's map of the whole text, and what makes patches."""
+    """Names of parameters that are never trained: an encoder's pooler, a vision model's modules before its layers."""
     family = backbone.family
     if not family.has_words:
         norm = family.norm_of(backbone.base)
@@ -25,7 +25,7 @@ def idle_names(backbone: Backbone) -> set[str]:
 
 
 def head_names(backbone: Backbone) -> set[str]:
-    """Names of parameters that label words alone need: the head's own, where it is not the embeddings' table."""
+    """Names of the head's own parameters, which only label words need; none where the head is the embedding table."""
     if backbone.words_head is None:
         return set()
     return names_in(backbone, [backbone.words_head.map]) - names_in(backbone, [backbone.model.get_input_embeddings()])

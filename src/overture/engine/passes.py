@@ -1,4 +1,4 @@
-"""One forward pass under prompts: which tokens are live, what they attend to, where vectors stand.
+"""Prepares one forward pass under prompts: live tokens, the memory that they attend to, and places of vectors.
 
 Shape letters: B rows, P prompt length, S live tokens, M memory columns, N layers, H key/value heads, K head width.
 """
@@ -29,11 +29,11 @@ class Pass:
     """A prepared forward pass.
 
     Args:
-        live: what enters ``layer``, [B, S, D].
+        live: the states that enter ``layer``, [B, S, D].
         step: positions, masks and memory of the live tokens.
         layout: where each token stands.
         layer: the first layer under the prompts; below it the text ran alone.
-        below: that run, with the keys and values it kept; None at layer 0 or when the cache had it.
+        below: the step of that run, with its keys and values; None at layer 0, or if the states came from the cache.
     """
 
     live: Tensor
@@ -51,19 +51,19 @@ def prepared(
     is_generating: bool = False,
     is_whole: bool = False,
 ) -> Pass:
-    """Everything a forward pass needs; all injections enter at the same layer.
+    """Prepare a forward pass.
 
     Args:
-        inputs: gives texts that run by themselves.
+        inputs: runs or caches the texts.
         rows: the batch.
-        injections: a prompt, or none, for each row.
+        injections: a prompt, or none, for each row; all enter at the same layer.
         make: lays out label words or answers.
-        is_generating: keys and values are kept, for the tokens to come.
-        is_whole: all vectors and texts are tokens of every row, also where they could run once for several, so that
-            their states can be read.
+        is_generating: the step collects keys and values, for the tokens to come.
+        is_whole: all vectors and texts are live tokens of every row, also where they could run once for several, so
+            that their states can be read.
 
     Raises:
-        BackboneError: all states are to be read, and an adapter leaves the texts' to the frozen model.
+        BackboneError: ``is_whole`` under an adapter that leaves the texts to the frozen model.
     """
     backbone = inputs.backbone
     if is_whole and inputs.reader is not backbone:
@@ -81,10 +81,10 @@ def prepared(
     starts = [_start(backbone, *start_facts) for start_facts in zip(rows, injections, is_live, strict=True)]
     layout = make(rows, starts, backbone.device)
     memory = _memory(inputs, rows, injections, is_live, starts)
-    kept: dict[int, tuple[Tensor, Tensor]] | None = {} if is_generating else None
-    step = layout.step(memory, kept)
+    key_values: dict[int, tuple[Tensor, Tensor]] | None = {} if is_generating else None
+    step = layout.step(memory, key_values)
     if layer:
-        live, below = _below(inputs, rows, make, layer, layout, is_generating)
+        live, below = _text_below(inputs, rows, make, layer, layout, is_generating)
     else:
         live, below = _with_offsets(inputs.entered(layout), layout, injections), None
     live = with_splits(_with_vectors(live, layout, injections), rows, injections)
@@ -92,12 +92,12 @@ def prepared(
 
 
 def kept_input(row: Encoded, injection: Injection | None, inputs: Inputs) -> Text | None:
-    """The text of a row whose keys and values are kept under this prompt; None when it runs anew each time."""
+    """A row's text if its keys and values can be cached under this prompt, else None."""
     return row.input_elements if _runs_input_first(injection, inputs) else None
 
 
 def text_layout(rows: Sequence[Encoded], make: Make, backbone: Backbone) -> Layout:
-    """Rows without any prompt: what runs below a late one."""
+    """The layout of rows without any prompt, as they run below a late one."""
     return make(rows, [Start(0, (), True)] * len(rows), backbone.device)
 
 
@@ -108,7 +108,7 @@ def _runs_input_first(injection: Injection | None, inputs: Inputs) -> bool:
     if inputs.reader is not inputs.backbone:
         # Another model runs it; `core.capabilities` has refused prompts that would change it.
         return True
-    # Without a cache an input in front of an `after` prompt still runs by itself: same numbers, kept by nobody.
+    # Without a cache an input in front of an `after` prompt still runs by itself, for the same numbers.
     if injection is None or not injection.length:
         return inputs.cache is not None and (injection is None or injection.leaves_input)
     return injection.leaves_input
@@ -155,19 +155,19 @@ def _memory(
     return memory
 
 
-def _below(
+def _text_below(
     inputs: Inputs, rows: Sequence[Encoded], make: Make, layer: int, layout: Layout, is_generating: bool
 ) -> tuple[Tensor, Step | None]:
-    """The text alone up to a layer, spread out so that vectors fit between: [B, S, D]."""
+    """States of the text that ran alone up to a layer, [B, S, D], with zeros at the places of prompt vectors."""
     backbone = inputs.backbone
-    alone = text_layout(rows, make, backbone)
+    text_layout_alone = text_layout(rows, make, backbone)
     step = None
-    if is_generating or backbone.read is not None:
-        # Equal lines of decoders that read an encoder's output differ by what they read.
-        step = alone.step(kept={})
-        hidden = backbone.run(inputs.entered(alone), step, end_layer=layer)
+    if is_generating or backbone.cross_columns is not None:
+        # The cache's key does not hold the encoder's output, by which equal lines of a decoder differ.
+        step = text_layout_alone.step(key_values={})
+        hidden = backbone.run(inputs.entered(text_layout_alone), step, end_layer=layer)
     else:
-        hidden = inputs.hidden(layer, alone)
+        hidden = inputs.hidden(layer, text_layout_alone)
     is_text = layout.valid if layout.is_vector is None else layout.valid & ~layout.is_vector
     # Which of its row's text tokens each one is; a mask as an index would wait for the device.
     number = (is_text.cumsum(1) - 1).clamp(0, hidden.shape[1] - 1)
@@ -180,9 +180,9 @@ def _with_vectors(live: Tensor, layout: Layout, injections: Injections) -> Tenso
     if layout.is_vector is None:
         return live
     row_vectors = [injection.vectors.values for injection in injections if injection and injection.vectors]
-    first = row_vectors[0]
-    if len(row_vectors) == len(injections) and all(values is first for values in row_vectors):
-        values = first.to(live.dtype).expand(len(row_vectors), -1, -1).reshape(-1, live.shape[-1])
+    first_values = row_vectors[0]
+    if len(row_vectors) == len(injections) and all(values is first_values for values in row_vectors):
+        values = first_values.to(live.dtype).expand(len(row_vectors), -1, -1).reshape(-1, live.shape[-1])
     else:
         values = torch.cat(row_vectors).to(live.dtype)
     return live.masked_scatter(layout.is_vector[:, :, None], values)
@@ -194,12 +194,12 @@ def _with_offsets(live: Tensor, layout: Layout, injections: Injections) -> Tenso
         return live
     rows = zip(live, offsets, layout.trunk_index, strict=True)
     row_offsets = [
-        torch.zeros_like(vectors) if offset is None else _offset(offset, index) for vectors, offset, index in rows
+        torch.zeros_like(vectors) if offset is None else _live_offset(offset, index) for vectors, offset, index in rows
     ]
     return live + torch.stack(row_offsets).to(live.dtype)
 
 
-def _offset(offset: Tensor, index: Tensor) -> Tensor:
+def _live_offset(offset: Tensor, index: Tensor) -> Tensor:
     """The offset of each live token, [S, D]; zero beyond the offset's end and for all that is not the row's text."""
     is_in = (index >= 0) & (index < len(offset))
     return offset[index.clamp(0, len(offset) - 1)] * is_in[:, None]

@@ -1,4 +1,4 @@
-"""The precision in which this processor multiplies matrices fastest: measured once, then read from the user's cache."""
+"""Finds the precision in which this processor multiplies matrices fastest; rates are measured once and cached."""
 
 import contextlib
 import os
@@ -38,6 +38,19 @@ class Rates(Record):
 _Memo = TypeAdapter(dict[str, Rates])
 
 
+def device_of(name: str) -> torch.device:
+    """The device of a name; ``auto`` is a GPU where there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else torch.device(name)
+
+
+def dtype_of(name: str, device: torch.device) -> torch.dtype:
+    """The data type of a name; ``auto`` is float32 on a CPU and bfloat16 on a GPU."""
+    dtype: torch.dtype = (
+        (torch.float32 if device.type == "cpu" else torch.bfloat16) if name == "auto" else getattr(torch, name)
+    )
+    return dtype
+
+
 def fastest_dtype(device: str = "auto") -> Literal["float32", "bfloat16"]:
     """The type behind ``dtype: fastest``: bfloat16 on a GPU, and on a CPU the faster one."""
     if device.startswith("cuda") or (device == "auto" and torch.cuda.is_available()):
@@ -46,17 +59,17 @@ def fastest_dtype(device: str = "auto") -> Literal["float32", "bfloat16"]:
 
 
 def matrix_rates() -> Rates:
-    """The rates of this processor under this torch; measured in half a second when not known."""
+    """The rates of this processor under this torch, from the user's cache or measured in half a second."""
     key = f"{_processor()}, torch {torch.__version__}"
-    known: dict[str, Rates] = {}
+    rates_of: dict[str, Rates] = {}
     with contextlib.suppress(OSError, ValueError):
-        known = _Memo.validate_json((cache_dir() / "rates.json").read_bytes())
-    if key not in known:
-        known[key] = _rates()
-        # Without a cache they are measured again next time.
+        rates_of = _Memo.validate_json((cache_dir() / "rates.json").read_bytes())
+    if key not in rates_of:
+        rates_of[key] = _rates()
+        # Where they cannot be cached they are measured again next time.
         with contextlib.suppress(OSError, DiskFull):
-            write_json(cache_dir() / "rates.json", _Memo.dump_python(known, mode="json"))
-    return known[key]
+            write_json(cache_dir() / "rates.json", _Memo.dump_python(rates_of, mode="json"))
+    return rates_of[key]
 
 
 def _processor() -> str:
@@ -98,7 +111,7 @@ def _products(dtype: torch.dtype) -> list[Callable[[], torch.Tensor]]:
 
 
 def _seconds(product: Callable[[], torch.Tensor]) -> float:
-    """Processor seconds: other work on the machine adds none."""
+    """Processor time of a product, which other work on the machine does not lengthen."""
     start = time.process_time()
     product()
     return time.process_time() - start

@@ -34,15 +34,15 @@ class RowPrompts:
 
 
 class PromptedModel:
-    """The backbone with one prompt, or with none; frozen, but for values of its own that a copy may train.
+    """The backbone with one prompt, or with none.
 
     Meets `core.contracts.Trainee` and `core.contracts.Scorer`.
 
     Args:
-        backbone: the model.
+        backbone: the model; frozen, but for the own values of a copy.
         prompt: a method whose values may change, constant values, one for each row, or None for the model as it is.
-        cache: keeps what texts give where the prompt cannot change it; None runs them each time. While values inside
-            the backbone are trained nothing is kept.
+        cache: keeps results of texts that the prompt cannot change; None computes them each time. It stays empty while
+            values inside the backbone are trained.
         max_tokens: live tokens of one forward pass while a cache is filled.
     """
 
@@ -54,7 +54,7 @@ class PromptedModel:
         max_tokens: int = 2048,
     ) -> None:
         self.answerer = LocalAnswerer(backbone, cache, max_tokens)
-        self.prompt = _placed(prompt, backbone.device)
+        self.prompt = _on_device(prompt, backbone.device)
 
     @property
     def backbone(self) -> Backbone:
@@ -66,7 +66,7 @@ class PromptedModel:
         """The cache of the texts' keys, values and hidden states."""
         return self.answerer.cache
 
-    # -- what the prompt is
+    # -- the prompt
 
     def injections(self, rows: Sequence[Encoded]) -> list[Injection | None]:
         """The prompt's values now, for each row."""
@@ -104,11 +104,11 @@ class PromptedModel:
 
     @torch.no_grad()
     def check(self, rows: Sequence[Encoded], question: Question[Any] | None = None) -> None:
-        """Whether the model can answer such rows under this prompt, before anything runs.
+        """Check that the model can answer such rows under this prompt, before anything runs.
 
         Args:
             rows: the rows.
-            question: what is asked of them; their losses when None.
+            question: the question about them; their losses when None.
 
         Raises:
             BackboneError: it cannot.
@@ -116,7 +116,7 @@ class PromptedModel:
         pairs = list(zip(rows, self.injections(rows), strict=True))
         self.answerer.capabilities.check(pairs, question or Losses())
 
-    # -- what the model answers
+    # -- answers and losses
 
     def ask(self, rows: Sequence[Encoded], question: Question[T]) -> list[T]:
         """A reply for each row, in order.
@@ -152,22 +152,22 @@ class PromptedModel:
         """
         if self.answerer.inputs.cache is None:
             return
-        # Of the right structure with arbitrary values: each prompt is built once, not once per row.
-        known: dict[int, Injection | None] = {}
+        # Only the structure of the injections matters: each prompt is built once, not once per row.
+        injection_of: dict[int, Injection | None] = {}
         with torch.no_grad():
             for row in rows:
                 prompt = self._prompt_of(row)
-                if id(prompt) not in known:
-                    known[id(prompt)] = self._injections_of(prompt, [row])[0]
-        self.answerer.warm(rows, [known[id(self._prompt_of(row))] for row in rows], progress)
+                if id(prompt) not in injection_of:
+                    injection_of[id(prompt)] = self._injections_of(prompt, [row])[0]
+        self.answerer.warm(rows, [injection_of[id(self._prompt_of(row))] for row in rows], progress)
 
 
-def _placed(prompt: OnePrompt | RowPrompts | None, device: torch.device) -> OnePrompt | RowPrompts | None:
-    """A prompt whose values lie where the model's do; methods are moved in place, and trained values stay the same."""
+def _on_device(prompt: OnePrompt | RowPrompts | None, device: torch.device) -> OnePrompt | RowPrompts | None:
+    """The prompt with its values on the model's device; methods are moved in place, so trained values stay the same."""
     if isinstance(prompt, RowPrompts):
-        # A prompt that several rows share is still one.
-        there = {id(row_prompt): _placed(row_prompt, device) for row_prompt in prompt.prompts}
-        return RowPrompts([there[id(row_prompt)] for row_prompt in prompt.prompts])  # type: ignore[misc]
+        # A prompt that several rows share is moved once.
+        moved_prompts = {id(row_prompt): _on_device(row_prompt, device) for row_prompt in prompt.prompts}
+        return RowPrompts([moved_prompts[id(row_prompt)] for row_prompt in prompt.prompts])  # type: ignore[misc]
     if isinstance(prompt, Injection):
         return prompt.map(lambda tensor: moved(tensor, device))
     if isinstance(prompt, torch.nn.Module):

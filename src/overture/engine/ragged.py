@@ -1,8 +1,8 @@
-"""Rows of unlike length in one pass: they are cut by length and run in turn, so that little padding is computed.
+"""Runs the rows of a pass in groups of like length, so that little padding is computed.
 
-A batch of requests is as long as its longest row. On a CPU the time goes with the padded tokens, and a few hundred of
-them are enough for the full rate of its products. On a device the lengths would have to be waited for, and one large
-pass is worth more; there, and where gradients are recorded, rows stay together.
+A batch of requests is as long as its longest row. On a CPU the time grows with the padded tokens, and a few hundred of
+them reach the full rate of its products. A GPU would have to be waited for to learn the lengths, and is faster with one
+large pass; there, and where gradients are recorded, rows stay together.
 
 Shape letters: B rows, S live tokens, D width.
 """
@@ -42,7 +42,9 @@ def groups_of(live: Tensor, step: Step) -> list[list[int]]:
         torch.is_grad_enabled()
         or live.device.type != "cpu"
         or not step.is_packed
-        or not all(_is_of_rows(part, num_rows) for part in step.memory)
+        # Each memory must be a row's own, or the same for all, and have no room for tokens behind it.
+        or any(part.room is not None for part in step.memory)
+        or any(part.num_memories(layer) not in (1, num_rows) for part in step.memory for layer in part.keys)
     )
     return [[*range(num_rows)]] if is_whole else like_lengths(step.valid.sum(1).tolist())
 
@@ -58,41 +60,36 @@ def in_groups(
         step: of all rows; what it keeps is filled in.
         groups: every row once.
     """
-    together: Tensor | None = None
+    all_hidden: Tensor | None = None
     for rows in groups:
         indices = torch.tensor(rows)
-        group_step = _step_of(step, indices)
+        group_step = _group_step(step, indices)
         length = group_step.valid.shape[1]
         hidden = run(live[indices, :length], group_step)
-        together = hidden.new_zeros(*live.shape[:2], hidden.shape[-1]) if together is None else together
-        together[indices, :length] = hidden
-        for layer, pair in (group_step.kept or {}).items():
-            assert step.kept is not None
-            if layer not in step.kept:
+        all_hidden = hidden.new_zeros(*live.shape[:2], hidden.shape[-1]) if all_hidden is None else all_hidden
+        all_hidden[indices, :length] = hidden
+        for layer, pair in (group_step.key_values or {}).items():
+            assert step.key_values is not None
+            if layer not in step.key_values:
                 num_heads, width = pair[0].shape[1], pair[0].shape[3]
                 shape = (step.valid.shape[0], num_heads, step.valid.shape[1], width)
-                step.kept[layer] = (pair[0].new_zeros(shape), pair[1].new_zeros(*shape[:3], pair[1].shape[3]))
-            for whole, values in zip(step.kept[layer], pair, strict=True):
-                whole[indices, :, : values.shape[2]] = values
-    assert together is not None
-    return together
+                step.key_values[layer] = (pair[0].new_zeros(shape), pair[1].new_zeros(*shape[:3], pair[1].shape[3]))
+            for buffer, values in zip(step.key_values[layer], pair, strict=True):
+                buffer[indices, :, : values.shape[2]] = values
+    assert all_hidden is not None
+    return all_hidden
 
 
-def _is_of_rows(part: Columns, num_rows: int) -> bool:
-    """Whether a memory is each row's own, or the same for all, and nothing is written behind it."""
-    return part.room is None and all(part.num_memories(layer) in (1, num_rows) for layer in part.keys)
-
-
-def _step_of(step: Step, indices: Tensor) -> Step:
+def _group_step(step: Step, indices: Tensor) -> Step:
     """A step for some of the rows, cut to the length of the longest of them."""
     length = int(step.valid[indices].sum(1).max())
     branch = None if step.branch is None else step.branch[indices, :length]
     memory = [_columns_of(part, indices, len(step.valid)) for part in step.memory]
-    kept: dict[int, tuple[Tensor, Tensor]] | None = None if step.kept is None else {}
+    key_values: dict[int, tuple[Tensor, Tensor]] | None = None if step.key_values is None else {}
     text_index = None if step.text_index is None else step.text_index[indices, :length]
     positions, valid = step.positions[indices, :length], step.valid[indices, :length]
     images = None if step.images is None else step.images.of(indices, length)
-    return Step(positions, valid, branch, memory, kept, is_packed=True, text_index=text_index, images=images)
+    return Step(positions, valid, branch, memory, key_values, is_packed=True, text_index=text_index, images=images)
 
 
 def _columns_of(part: Columns, indices: Tensor, num_rows: int) -> Columns:

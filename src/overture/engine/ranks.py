@@ -1,10 +1,10 @@
-"""The processes that train one prompt together: how they are arranged, what they sum, what they agree on.
+"""Processes that train one prompt together: their arrangement, their sums, and the values on which they agree.
 
 Processes stand in a grid of `data` groups times `heads` members. Members of one group hold parts of one model, run the
 same rows and get the same gradients (tensor parallelism); groups train on different rows, and their gradients are
 summed. Everything that decides the course of a training (scores, stops, limits) is the same in all processes.
 
-Nothing is pickled: what is shared is numbers, or bytes that the receiver checks as it checks files.
+Nothing is pickled: processes exchange numbers, or bytes that the receiver checks as it checks files.
 """
 
 import contextlib
@@ -99,13 +99,13 @@ class Ranks:
         numbers_of_first: list[float] = numbers.tolist()
         return numbers_of_first
 
-    def bytes_from_first(self, made: Callable[[], bytes]) -> bytes:
+    def bytes_from_first(self, make: Callable[[], bytes]) -> bytes:
         """Bytes that the first process makes, sent to all processes."""
-        mine = made() if self.is_first else b""
-        size = int(self.from_first([len(mine)])[0])
+        own_payload = make() if self.is_first else b""
+        size = int(self.from_first([len(own_payload)])[0])
         if not size:
             return b""
-        payload = torch.frombuffer(bytearray(mine or bytes(size)), dtype=torch.uint8)
+        payload = torch.frombuffer(bytearray(own_payload or bytes(size)), dtype=torch.uint8)
         dist.broadcast(payload, src=0)
         return bytes(payload.numpy().tobytes())
 
@@ -113,27 +113,27 @@ class Ranks:
 
     def own_heads(self, values: Tensor) -> Tensor:
         """This process's share of values of all heads, [..., H, M, K]; the gradient comes back whole."""
-        heads: Tensor = _Own.apply(values, self)  # type: ignore[no-untyped-call]
+        heads: Tensor = _CutHeads.apply(values, self)  # type: ignore[no-untyped-call]
         return heads
 
     def all_heads(self, values: Tensor) -> Tensor:
         """The inverse: values of all heads from those that each process has, [..., H / heads, M, K]."""
-        whole: Tensor = _Whole.apply(values, self)  # type: ignore[no-untyped-call]
-        return whole
+        all_values: Tensor = _GatherHeads.apply(values, self)  # type: ignore[no-untyped-call]
+        return all_values
 
     def cut_heads(self, values: Tensor) -> Tensor:
-        """This process's heads of all."""
+        """This process's share of values of all heads, [..., H, M, K]; without a gradient of its own."""
         return values.chunk(self.tensor_parallel, dim=-3)[self.head_rank]
 
     def gather_heads(self, values: Tensor) -> Tensor:
-        """All heads of each process's own."""
+        """Values of all heads from each process's share; without a gradient of its own."""
         self.gathered_bytes += values.numel() * values.element_size()
         parts = [torch.empty_like(values) for _ in range(self.tensor_parallel)]
         dist.all_gather(parts, values.contiguous(), group=self._heads)
         return torch.cat(parts, dim=-3)
 
 
-class _Own(torch.autograd.Function):
+class _CutHeads(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, values: Tensor, ranks: Ranks) -> Tensor:
         ctx.ranks = ranks
@@ -144,7 +144,7 @@ class _Own(torch.autograd.Function):
         return ctx.ranks.gather_heads(gradients[0]), None
 
 
-class _Whole(torch.autograd.Function):
+class _GatherHeads(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, values: Tensor, ranks: Ranks) -> Tensor:
         ctx.ranks = ranks
@@ -156,7 +156,7 @@ class _Whole(torch.autograd.Function):
 
 
 def check_grid(launch: Launch, tensor_parallel: int, is_sharded: bool) -> None:
-    """Whether so many processes can be arranged as a request says.
+    """Check that the number of processes fits a request.
 
     Raises:
         ConfigError: they cannot.
@@ -201,7 +201,7 @@ def joined(tensor_parallel: int, is_sharded: bool, device: str) -> Iterator[Rank
         torch.cuda.set_device(launch.local_rank)
     backend = "gloo" if kind == "cpu" else "cpu:gloo,cuda:nccl"
     try:
-        with losses_named(launch):
+        with lost_process_named(launch):
             dist.init_process_group(backend, timeout=timedelta(seconds=_TIMEOUT_S))
             yield Ranks(launch, tensor_parallel, is_sharded, kind)
     except OvertureError as error:
@@ -213,8 +213,8 @@ def joined(tensor_parallel: int, is_sharded: bool, device: str) -> Iterator[Rank
 
 
 @contextmanager
-def losses_named(launch: Launch) -> Iterator[None]:
-    """Say which process is lost, and why where it could tell, in place of what the network says.
+def lost_process_named(launch: Launch) -> Iterator[None]:
+    """Turn an error of the network into one that says which process is lost, and why if it could report it.
 
     Args:
         launch: this process.
@@ -225,7 +225,9 @@ def losses_named(launch: Launch) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if not _is_lost(error):
+        # Errors of a collective whose other side is gone; their class differs between backends.
+        words = ("Connection closed by peer", "Connection reset by peer", "gloo", "Broken pipe", "NCCL", "Timed out")
+        if not isinstance(error, dist.DistError) and not any(word in str(error) for word in words):
             raise
         raise LostProcess(
             "another process of this training ended, so this one ends too",
@@ -233,12 +235,6 @@ def losses_named(launch: Launch) -> Iterator[None]:
             got=_reason() or "nothing was heard from it: it was killed, or its machine is gone",
             fix="mend that and go on: torchrun ... -m overture resume RUN; any number of processes will do",
         ) from None
-
-
-def _is_lost(error: RuntimeError) -> bool:
-    """Whether a collective failed because a process is gone."""
-    words = ("Connection closed by peer", "Connection reset by peer", "gloo", "Broken pipe", "NCCL", "Timed out")
-    return isinstance(error, dist.DistError) or any(word in str(error) for word in words)
 
 
 def _messages() -> "TCPStore":
@@ -249,7 +245,7 @@ def _messages() -> "TCPStore":
 
 
 def _leave_reason(launch: Launch, error: OvertureError) -> None:
-    """Tell the first process why this one ends."""
+    """Store the reason why this process ends, for the others to read."""
     if launch.is_first or isinstance(error, LostProcess):
         return
     with contextlib.suppress(Exception):

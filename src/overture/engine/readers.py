@@ -1,9 +1,9 @@
-"""How replies are read from the model's hidden states: one class for each kind of target and of head.
+"""Reads replies from the model's hidden states: one class for each kind of target and of head.
 
-`reader_of` chooses; nothing else in the engine asks which kind a row's target is of. Readers are equal when their rows
-can share a pass.
+`reader_of` chooses the class; nothing else in the engine asks for the kind of a row's target. Readers are equal when
+their rows can share a pass.
 
-Shape letters: B rows, S live tokens, D width, W label words, C labels, n marks of a row, R places that are decided.
+Shape letters: B rows, S live tokens, D width, W label words, C labels, n marks of a row, R places that are predicted.
 """
 
 from abc import ABC, abstractmethod
@@ -25,7 +25,7 @@ from overture.engine.transfer import sent
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Rows of one pass with what the model made of them.
+    """Rows of one pass with their last hidden states.
 
     Args:
         backbone: its head makes logits.
@@ -67,21 +67,21 @@ class Reader(ABC):
 
     @property
     def one_state(self) -> OneState | None:
-        """The state that is all that is read of a row; None where more is read, or another."""
+        """The state, if labels are read from one state without words behind it; else None."""
         return None
 
     def distances(self, batch: Batch, states: Tensor) -> Tensor:
-        """How far each row is from its prompt's teacher, [B]."""
+        """Distance of each row from its prompt's teacher, [B]."""
         raise TypeError(f"row {batch.rows[0].row} is compared with no texts")
 
     @property
     def reads_images(self) -> bool:
-        """Whether images are read as the model compares them with texts."""
+        """Whether images are compared with texts in their common space."""
         return False
 
     @property
     def make(self) -> Make:
-        """Lays out what stands behind the rows: label words, or an answer."""
+        """The function that lays out the rows with label words, or an answer, behind them."""
         return label_layout if self.has_words else answer_layout
 
     def only(self, layout: Layout) -> Tensor | None:
@@ -90,7 +90,7 @@ class Reader(ABC):
 
     @abstractmethod
     def losses(self, batch: Batch) -> Tensor:
-        """Negative log-likelihood of what is right in each row, [B]."""
+        """Negative log-likelihood of each row's right label or answer, [B]."""
 
     @abstractmethod
     def readouts(self, batch: Batch) -> list[Readout]:
@@ -118,7 +118,7 @@ def reader_of(target: Target, injection: Injection | None) -> Reader:
         return _Texts(candidates, is_mean, has_shares)
     if injection is not None and injection.labels is not None:
         return _LabelVectors(candidates, is_mean, has_shares, injection.read_at)
-    # What a row chooses from is its own: such rows share a pass all the same.
+    # Rows with choices of their own share a pass all the same.
     return _Choices(None, is_mean, has_shares) if candidates.is_own else _LabelWords(candidates, is_mean, has_shares)
 
 
@@ -131,7 +131,7 @@ def read_states(hidden: Tensor, layout: Layout, is_mean: bool) -> Tensor:
 
 
 def _as_float(values: Tensor) -> Tensor:
-    """In half precision the logits of like labels would often be the same number."""
+    """Values in float32 or wider: in half precision the logits of similar labels are often equal."""
     return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
@@ -140,12 +140,12 @@ def _as_float(values: Tensor) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class _OneOf(Reader):
-    """One place of each row.
+    """Reads one label of a row from one state.
 
     Args:
         candidates: the labels; None where each row has its own.
-        is_mean: it is the mean of the row's tokens.
-        has_shares: the truth stands between labels.
+        is_mean: the state is the mean of the row's tokens.
+        has_shares: the target is a share for each label.
     """
 
     candidates: Candidates | None
@@ -169,7 +169,7 @@ class _OneOf(Reader):
         return ends, self.scores(batch, ends)
 
     def losses(self, batch: Batch) -> Tensor:
-        """Of the right label, or of the labels by their shares."""
+        """Loss of the right label, or of all labels by their shares."""
         _, scores = self._scores(batch)
         targets = [_one_of(row) for row in batch.rows]
         if self.has_shares:
@@ -180,11 +180,11 @@ class _OneOf(Reader):
         return losses if set(factors) == {1.0} else losses * sent(factors, scores.device, scores.dtype)
 
     def readouts(self, batch: Batch) -> list[Readout]:
-        """One place a row."""
+        """One state and its scores for each row."""
         return [Readout(end[None], scores[None]) for end, scores in zip(*self._scores(batch), strict=True)]
 
     def label_scores(self, batch: Batch) -> list[Tensor]:
-        """Of the row's own labels, without padding."""
+        """Scores of the row's own labels, without padding."""
         _, scores = self._scores(batch)
         counts = [len(_one_of(row).candidates.labels) for row in batch.rows]
         return [row_scores[:count] for row_scores, count in zip(scores, counts, strict=True)]
@@ -202,12 +202,12 @@ class _LabelWords(_OneOf):
     has_words: ClassVar[bool] = True
 
     def scores(self, batch: Batch, ends: Tensor) -> Tensor:
-        """A label's words add up."""
+        """A label's probability is the sum over its words."""
         candidates, layout = self.candidates, batch.layout
         assert candidates is not None
         # The vocabulary's normaliser at the place that is read is the same for all: only the words' rows are needed.
-        first = sent([word[0] for word in candidates.words], batch.hidden.device)
-        scores = batch.backbone.head(ends, first)
+        first_tokens = sent([word[0] for word in candidates.words], batch.hidden.device)
+        scores = batch.backbone.head(ends, first_tokens)
         if layout.targets:
             scores = scores + _of_later_tokens(batch, scores.shape)
         words_of: list[list[int]] = [[] for _ in candidates.labels]
@@ -224,7 +224,7 @@ class _Choices(_OneOf):
     has_words: ClassVar[bool] = True
 
     def scores(self, batch: Batch, ends: Tensor) -> Tensor:
-        """Of each row's choices, with -inf behind its last one."""
+        """Scores of each row's choices, with -inf behind its last one."""
         candidates = [_one_of(row).candidates for row in batch.rows]
         most = max(len(choices.words) for choices in candidates)
         firsts = [[word[0] for word in choices.words] + [0] * (most - len(choices.words)) for choices in candidates]
@@ -246,7 +246,7 @@ class _LabelVectors(_OneOf):
     """A vector for each label in place of the head's rows.
 
     Args:
-        read_at: where they read, if not where the target says.
+        read_at: layer and place that they read, if other than the target's.
     """
 
     read_at: ReadAt | None = None
@@ -263,7 +263,7 @@ class _LabelVectors(_OneOf):
 
     @property
     def one_state(self) -> OneState | None:
-        """In the layer where it reads; None where two states stand side by side."""
+        """The state in the layer that is read; None where two states stand side by side."""
         features = self._features
         return None if features == "read+mean" else OneState(self.end_layer, features == "mean")
 
@@ -277,7 +277,7 @@ class _LabelVectors(_OneOf):
         return torch.cat([read_states(batch.hidden, batch.layout, mean) for mean in is_mean], dim=1)
 
     def scores(self, batch: Batch, ends: Tensor) -> Tensor:
-        """By each row's own vectors."""
+        """Products with each row's own label vectors."""
         # A masked language model's map in front of its head is made for the last states.
         ends = _as_float(ends if self.read_at else batch.backbone.transformed(ends))
         labels = [injection.labels for injection in batch.injections if injection is not None]
@@ -303,7 +303,7 @@ class _Texts(_OneOf):
 
     @property
     def reads_images(self) -> bool:
-        """They are what is read."""
+        """True: labels are read from images."""
         return True
 
     @property
@@ -312,28 +312,30 @@ class _Texts(_OneOf):
         return OneState(None, self.is_mean)
 
     def scores(self, batch: Batch, ends: Tensor) -> Tensor:
-        """By the cosines of each row's image and its prompt's texts."""
+        """Scaled cosines of each row's image and its prompt's texts."""
         images = _unit_images(batch, ends)
         parts = [(injection.labels, injection.head) for injection in batch.injections if injection is not None]
         heads = [(texts, head) for texts, head in parts if texts is not None and head is not None]
-        known: dict[int, Tensor] = {}
+        label_vectors: dict[int, Tensor] = {}
         for texts, head in heads:
-            if id(texts) not in known:
+            if id(texts) not in label_vectors:
                 assert head.scale is not None
-                known[id(texts)] = torch.nn.functional.normalize(texts.to(images), dim=-1) * head.scale.to(images)
-        if len(known) == 1:
-            scores = images @ next(iter(known.values())).T
+                label_vectors[id(texts)] = torch.nn.functional.normalize(texts.to(images), dim=-1) * head.scale.to(
+                    images
+                )
+        if len(label_vectors) == 1:
+            scores = images @ next(iter(label_vectors.values())).T
         else:
-            scores = torch.einsum("be,bce->bc", images, torch.stack([known[id(texts)] for texts, _ in heads]))
+            scores = torch.einsum("be,bce->bc", images, torch.stack([label_vectors[id(texts)] for texts, _ in heads]))
         biases = [_label_bias(injection, row) for injection, row in zip(batch.injections, scores, strict=True)]
         return (scores + torch.stack(biases)).log_softmax(dim=1)
 
     def distances(self, batch: Batch, states: Tensor) -> Tensor:
-        """How far each row is from its prompt's teacher, [B]; see `core.injection.Teacher`.
+        """Distance of each row from its prompt's teacher, [B]; see `core.injection.Teacher`.
 
         Args:
             batch: the rows under their prompts.
-            states: what the frozen model has where the rows are read, [B, D].
+            states: the frozen model's states that the rows are read from, [B, D].
         """
         ends, scores = self._scores(batch)
         images, frozen_images = _unit_images(batch, ends), _unit_images(batch, states)
@@ -344,10 +346,14 @@ class _Texts(_OneOf):
                 distances.append(scores.new_zeros(()))
                 continue
             assert head.scale is not None
-            frozen = (head.scale.to(images) * (teacher.texts.to(images) @ frozen_images[number])).log_softmax(dim=0)
-            divergence = torch.nn.functional.kl_div(scores[number], frozen, reduction="none", log_target=True).mean()
-            apart = (images[number] - frozen_images[number]).abs().mean()
-            distances.append(teacher.scores_weight * divergence + teacher.image_weight * apart)
+            frozen_scores = (head.scale.to(images) * (teacher.texts.to(images) @ frozen_images[number])).log_softmax(
+                dim=0
+            )
+            divergence = torch.nn.functional.kl_div(
+                scores[number], frozen_scores, reduction="none", log_target=True
+            ).mean()
+            image_distance = (images[number] - frozen_images[number]).abs().mean()
+            distances.append(teacher.scores_weight * divergence + teacher.image_weight * image_distance)
         return torch.stack(distances)
 
 
@@ -367,13 +373,13 @@ class _Classifier(_OneOf):
         return torch.zeros_like(layout.read)
 
     def scores(self, batch: Batch, ends: Tensor) -> Tensor:
-        """By each row's own classifier."""
-        first = batch.hidden[:, 0]
+        """Scores of each row's own classifier."""
+        first_states = batch.hidden[:, 0]
         parts = [(injection.labels, injection.head) for injection in batch.injections if injection is not None]
         heads = [(labels, head) for labels, head in parts if labels is not None and head is not None]
-        weight = torch.stack([head.weight for _, head in heads if head.weight is not None]).to(first)
-        bias = torch.stack([head.bias for _, head in heads if head.bias is not None]).to(first)
-        inner = torch.tanh(torch.einsum("bd,bed->be", first, weight) + bias)
+        weight = torch.stack([head.weight for _, head in heads if head.weight is not None]).to(first_states)
+        bias = torch.stack([head.bias for _, head in heads if head.bias is not None]).to(first_states)
+        inner = torch.tanh(torch.einsum("bd,bed->be", first_states, weight) + bias)
         scores = torch.stack(
             [
                 labels.to(state) @ state + head.label_bias.to(state)
@@ -406,7 +412,7 @@ class _AtMarks(Reader):
     """A head of one vector for each label, at several tokens of each row."""
 
     def mark_scores(self, batch: Batch) -> list[Tensor]:
-        """By each row's own label vectors; float32 at least."""
+        """Products with each row's own label vectors; float32 at least."""
         hidden = batch.backbone.transformed(batch.hidden)
         labels = [injection.labels for injection in batch.injections if injection is not None]
         dtype = torch.promote_types(hidden.dtype, torch.float32)
@@ -421,7 +427,7 @@ class _AtMarks(Reader):
         return logits
 
     def losses(self, batch: Batch) -> Tensor:
-        """Added up over the row's marks."""
+        """Sum over the row's marks."""
         return torch.stack(
             [
                 torch.nn.functional.nll_loss(
@@ -432,7 +438,7 @@ class _AtMarks(Reader):
         )
 
     def readouts(self, batch: Batch) -> list[Readout]:
-        """The states of the marks, and the scores of whatever is decided there."""
+        """The states of the marks, and the log-probabilities there."""
         readouts = []
         for number, (row, logits) in enumerate(zip(batch.rows, self.mark_scores(batch), strict=True)):
             places = sent(_places(row, batch.layout, number), batch.hidden.device, torch.long)
@@ -448,9 +454,10 @@ def _places(row: Encoded, layout: Layout, number: int) -> list[int]:
 
 
 def _decided(row: Encoded, logits: Tensor) -> Tensor:
-    """Log-probabilities of whatever is decided at a row's marks, [R, C].
+    """Log-probabilities at a row's marks, [R, C], by ``Marks.over``.
 
-    A token's label among the labels; a label's token among the tokens; of labels that may all apply, whether each does.
+    They are over the labels of each token, over the tokens for each label, or over yes and no for each label where
+    several may apply.
     """
     assert isinstance(row.target, AtMarks)
     marks = row.target.marks
@@ -469,14 +476,14 @@ class _Answers(Reader):
     """The likelihood of a text behind the row."""
 
     def losses(self, batch: Batch) -> Tensor:
-        """Added up over the answer's tokens."""
+        """Sum over the answer's tokens."""
         row, index, gold = sent(batch.layout.targets, batch.hidden.device).T
         logits = batch.backbone.head(batch.hidden[row, index])
         token_losses = torch.nn.functional.cross_entropy(logits, gold, reduction="none")
         return token_losses.new_zeros(len(batch.rows)).index_add(0, row, token_losses)
 
     def readouts(self, batch: Batch) -> list[Readout]:
-        """The states in front of the answer's tokens; the head has the scores."""
+        """The states that predict the answer's tokens, without scores: the head computes them."""
         places: list[list[int]] = [[] for _ in batch.rows]
         for row, index, _ in batch.layout.targets:
             places[row].append(index)

@@ -1,4 +1,4 @@
-"""Answers that are JSON of a schema: which tokens may follow, by llguidance's matcher.
+"""Restricts answers to JSON of a schema, by llguidance's matcher.
 
 Source: https://github.com/guidance-ai/llguidance, "LLMatcher" (version 1.9).
 """
@@ -74,25 +74,25 @@ class OfSchema:
         if tokenizer not in _tokenizers:
             _tokenizers[tokenizer] = llguidance.hf.from_tokenizer(tokenizer.inner, n_vocab=vocab_size)
         text = json.dumps(schema or {"type": "object"})
-        # Small models would write spaces for ever; alternatives are read as any of them.
+        # Without flexible white space, since small models would write spaces for ever; "oneOf" is read as "anyOf".
         options: Any = {"whitespace_flexible": False, "coerce_one_of": True}
         grammar = llguidance.LLMatcher.grammar_from_json_schema(text, overrides=options)
         self._matcher = llguidance.LLMatcher(_tokenizers[tokenizer], grammar, log_level=0)
         if problem := self._matcher.get_error():
-            what = "answers cannot be kept to this JSON schema"
-            raise DataError(what, where="response_format", got=problem.splitlines()[0][:200])
+            message = "answers cannot be kept to this JSON schema"
+            raise DataError(message, where="response_format", got=problem.splitlines()[0][:200])
         self._written: list[int] = []
         self._mask = self._next()
 
-    def __call__(self, written: Sequence[int]) -> Sequence[int]:
-        """Tokens that may follow; the end token where the JSON is whole."""
-        if list(written) != self._written:
-            if list(written[: len(self._written)]) != self._written:
+    def __call__(self, tokens: Sequence[int]) -> Sequence[int]:
+        """Tokens that may follow; the end token where the JSON is complete."""
+        if list(tokens) != self._written:
+            if list(tokens[: len(self._written)]) != self._written:
                 self._matcher.reset()
                 self._written = []
-            if not self._matcher.consume_tokens(list(written[len(self._written) :])):
+            if not self._matcher.consume_tokens(list(tokens[len(self._written) :])):
                 return ()
-            self._written = list(written)
+            self._written = list(tokens)
             self._mask = self._next()
         return self._mask
 

@@ -1,12 +1,12 @@
-"""Encoder-decoders: the row's text is the encoder's, the decoder begins with its start tokens and reads the output.
+"""Encoder-decoders: the encoder reads the row's text; the decoder starts with its start tokens and reads the output.
 
 At `before`, `slots` and `memory` a prompt stands in the encoder, with all rules of encoders. At `after` it stands in
 the decoder, in front of the start tokens: then the encoder's output is the model's own, and is kept for each text as
 the keys and values that the decoder's cross-attentions make of it. What is left is a decoder whose rows are short, so
 label words, answers and late prompts go through the passes of decoders unchanged.
 
-An encoder of sounds reads the row's sound alone: its words, which are the template's end, are the decoder's. They stand
-in front of the start tokens, and so does a prompt at `slots`.
+An encoder of sounds reads the row's sound only. The row's words, the template's end, are the decoder's: they stand in
+front of the start tokens, and so does a prompt at `slots`.
 
 Shape letters: B rows, L length, D width, N layers, H heads, K head width.
 """
@@ -64,14 +64,14 @@ def in_decoder(injection: Injection | None, reads_words: bool = True) -> Injecti
 def decoding(
     inputs: Inputs, rows: Sequence[Encoded], injections: Injections
 ) -> tuple[Inputs, list[Encoded], list[Injection | None]]:
-    """A batch of an encoder-decoder as one of its decoder: the encoder has run, or its output was kept.
+    """Turn a batch of an encoder-decoder into one of its decoder; runs the encoder where its output is not cached.
 
     Returns:
-        The decoder with what it reads, its rows, and the prompts' parts in it.
+        The decoder with the encoder's output, its rows, and the prompts' parts in it.
     """
     backbone, reads_words = inputs.backbone, _reads_words(inputs)
     start = Tokens(backbone.info.start_ids)
-    decoder = Inputs(backbone.reading(_read(inputs, rows, injections)), None, inputs.max_tokens)
+    decoder = Inputs(backbone.reading(_encoder_columns(inputs, rows, injections)), None, inputs.max_tokens)
     decoder_rows = []
     for row in rows:
         words = () if reads_words else tuple(part for part in row.anchor if len(part))
@@ -84,7 +84,7 @@ def decoding(
 def encoding(
     inputs: Inputs, rows: Sequence[Encoded], injections: Injections
 ) -> tuple[Inputs, list[Encoded], list[Injection | None]]:
-    """A batch as one of its encoder; nothing is kept, since what is asked of it are the states themselves."""
+    """Turn a batch into one of the encoder, without a cache, so that its states can be read."""
     encoder, reads_words = inputs.backbone.encoder, _reads_words(inputs)
     assert encoder is not None
     encoder_rows = list(rows) if reads_words else [replace(row, anchor=(), slots=()) for row in rows]
@@ -92,72 +92,74 @@ def encoding(
 
 
 def warm(inputs: Inputs, rows: Sequence[Encoded], injections: Injections, progress: Progress | None) -> None:
-    """Keep what a split's texts give in the encoder; all injections enter at the same layer."""
+    """Cache the encoder's results for a split's texts; all injections enter at the same layer."""
     encoder = inputs.backbone.encoder
     assert encoder is not None
     reads_words = _reads_words(inputs)
     parts = [in_encoder(injection, reads_words) for injection in injections]
-    left = [_text(row, reads_words) for row, part in zip(rows, parts, strict=True) if part is None]
-    if left:
-        inputs.warm_columns(left, progress)
+    unprompted_texts = [_encoder_text(row, reads_words) for row, part in zip(rows, parts, strict=True) if part is None]
+    if unprompted_texts:
+        inputs.warm_columns(unprompted_texts, progress)
     layer = max((part.layer for part in parts if part), default=0)
     if layer:
-        late = [_source(row, reads_words) for row, part in zip(rows, parts, strict=True) if part]
-        by_length = sorted(late, key=lambda row: (row.num_tokens, row.row))
+        prompted_rows = [_encoder_row(row, reads_words) for row, part in zip(rows, parts, strict=True) if part]
+        by_length = sorted(prompted_rows, key=lambda row: (row.num_tokens, row.row))
         batches = groups(by_length, lambda row: row.num_tokens, inputs.max_tokens)
         below = Inputs(encoder, inputs.cache, inputs.max_tokens)
         below.warm_hidden(layer, [text_layout(batch, answer_layout, encoder) for batch in batches], progress)
 
 
 def _reads_words(inputs: Inputs) -> bool:
-    """Whether the encoder reads words; else the decoder has those of a row."""
+    """Whether the encoder reads words; else a row's words are the decoder's."""
     encoder = inputs.backbone.encoder
     assert encoder is not None
     return encoder.family.has_words
 
 
-def _text(row: Encoded, reads_words: bool) -> Text:
+def _encoder_text(row: Encoded, reads_words: bool) -> Text:
     return (*row.input_elements, *(row.anchor_elements if reads_words else ()))
 
 
-def _source(row: Encoded, reads_words: bool) -> Encoded:
-    """A row as the encoder has it."""
+def _encoder_row(row: Encoded, reads_words: bool) -> Encoded:
+    """The part of a row that the encoder reads."""
     return Encoded(row.row, row.input, row.anchor, slots=row.slots) if reads_words else Encoded(row.row, row.input, ())
 
 
-def _read(inputs: Inputs, rows: Sequence[Encoded], injections: Injections) -> Columns:
+def _encoder_columns(inputs: Inputs, rows: Sequence[Encoded], injections: Injections) -> Columns:
     """The encoder's output for each row: the kept one, or that of an encoder run under the prompt."""
     reads_words = _reads_words(inputs)
     parts = [in_encoder(injection, reads_words) for injection in injections]
-    kept = [index for index, part in enumerate(parts) if part is None]
-    live = [index for index, part in enumerate(parts) if part is not None]
+    cached_rows = [index for index, part in enumerate(parts) if part is None]
+    prompted_rows = [index for index, part in enumerate(parts) if part is not None]
     columns = []
-    if kept:
-        columns.append(inputs.columns([_text(rows[index], reads_words) for index in kept]))
-    if live:
+    if cached_rows:
+        columns.append(inputs.columns([_encoder_text(rows[index], reads_words) for index in cached_rows]))
+    if prompted_rows:
         columns.append(
             _under_prompts(
-                inputs, [_source(rows[index], reads_words) for index in live], [parts[index] for index in live]
+                inputs,
+                [_encoder_row(rows[index], reads_words) for index in prompted_rows],
+                [parts[index] for index in prompted_rows],
             )
         )
-    return columns[0] if len(columns) == 1 else _merged(columns, [*kept, *live])
+    return columns[0] if len(columns) == 1 else _in_batch_order(columns, [*cached_rows, *prompted_rows])
 
 
 def _under_prompts(inputs: Inputs, rows: Sequence[Encoded], parts: Injections) -> Columns:
     encoder = inputs.backbone.encoder
     assert encoder is not None
     encoder_pass = prepared(Inputs(encoder, inputs.cache, inputs.max_tokens), rows, parts, answer_layout)
-    return inputs.backbone.read_of(
+    return inputs.backbone.cross_columns_of(
         encoder.run(encoder_pass.live, encoder_pass.step, encoder_pass.layer), encoder_pass.layout.valid
     )
 
 
-def _merged(parts: Sequence[Columns], order: Sequence[int]) -> Columns:
+def _in_batch_order(parts: Sequence[Columns], order: Sequence[int]) -> Columns:
     """Columns of some rows and of the others, in the batch's order."""
     longest = max(part.valid.shape[1] for part in parts)
     place = sent(order, parts[0].valid.device).argsort()
 
-    def together(values: Sequence[Tensor], axis: int) -> Tensor:
+    def in_order(values: Sequence[Tensor], axis: int) -> Tensor:
         # Padding is spelt from the last axis on; texts that rows share in turn are there once.
         rows = [
             pad(value, (0, 0) * (-axis - 1) + (0, longest - value.shape[axis])).repeat(
@@ -168,8 +170,8 @@ def _merged(parts: Sequence[Columns], order: Sequence[int]) -> Columns:
         return torch.cat(rows)[place]
 
     keys, values = [
-        {layer: together([getattr(part, name)[layer] for part in parts], -2) for layer in parts[0].keys}
+        {layer: in_order([getattr(part, name)[layer] for part in parts], -2) for layer in parts[0].keys}
         for name in ("keys", "values")
     ]
-    positions, valid = [together([getattr(part, name) for part in parts], -1) for name in ("positions", "valid")]
+    positions, valid = [in_order([getattr(part, name) for part in parts], -1) for name in ("positions", "valid")]
     return Columns(keys, values, positions, valid)

@@ -1,4 +1,4 @@
-"""Answers that are begun and end at any time and are written together: one token for all of them in each step.
+"""Writes answers that begin and end at any time together: one token for all of them in each step.
 
 A row has a slot, in which its columns (input, prompt, tokens so far) lie without gaps, with room for all that it may
 write. Slots of one length class stand side by side, so a step attends to views of their buffers and copies nothing.
@@ -50,9 +50,9 @@ class Slots:
 
     @property
     def rider(self) -> Rider | None:
-        """The next tokens of most answers, which another pass of the model may carry before the next step."""
-        whole = [group for group in self._groups.values() if len(group.stretches) == 1]
-        groups = [group for group in whole if group.lines and group.failure is None]
+        """The largest group of answers whose next tokens another pass of the model may carry; None without one."""
+        one_stretch_groups = [group for group in self._groups.values() if len(group.stretches) == 1]
+        groups = [group for group in one_stretch_groups if group.lines and group.failure is None]
         return max(groups, key=lambda group: len(group.lines), default=None)
 
     @property
@@ -76,56 +76,58 @@ class Slots:
         lines: Sequence[Line],
         room_bytes: float = math.inf,
     ) -> None:
-        """Read rows and write the first token of each answer; those that go on get a slot.
+        """Read rows and write the first token of each answer; answers that continue get a slot.
 
         Args:
-            inputs: gives texts that run by themselves.
+            inputs: runs or caches the texts.
             rows: any rows.
             injections: a prompt, or none, for each row; all enter at the same layer.
             lines: the rows' answers, empty.
-            room_bytes: memory that slots may take in addition; where free slots would be beyond it there are none.
+            room_bytes: further memory that slots may take; no spare slots are made beyond it.
         """
-        logits, first = first_pass(inputs, rows, injections)
+        logits, answer_pass = first_pass(inputs, rows, injections)
         tokens = append_next(logits, lines).tolist()
-        passes: list[tuple[int, int | None, Step]] = [(0, first.layer, first.below)] if first.below else []
-        passes.append((first.layer, None, first.step))
+        passes: list[tuple[int, int | None, Step]] = (
+            [(0, answer_pass.layer, answer_pass.below)] if answer_pass.below else []
+        )
+        passes.append((answer_pass.layer, None, answer_pass.step))
         parts = [[*step.memory, kept_columns(step)] for _, _, step in passes]
         # The last valid position of each row, whatever stands in its padding.
         ends = [step.positions.masked_fill(~step.valid, _NONE).amax(1) for _, _, step in passes]
         size_of: dict[int, int] = {}
         for row, line in enumerate(lines):
             if not line.is_done:
-                longest = max(sum(int(_of_row(part.valid, row).sum()) for part in of_pass) for of_pass in parts)
-                size_of[row] = _length_class(longest + line.max_new_tokens)
-        for size, num in Counter(size_of.values()).items():
-            if (first.layer, size) not in self._groups:
+                num_columns = max(sum(int(_of_row(part.valid, row).sum()) for part in of_pass) for of_pass in parts)
+                size_of[row] = _length_class(num_columns + line.max_new_tokens)
+        for size, num_new in Counter(size_of.values()).items():
+            if (answer_pass.layer, size) not in self._groups:
                 stretches = [_Stretch(self.backbone, start, end, size) for start, end, _ in passes]
-                self._groups[first.layer, size] = _Group(self.backbone, stretches, [], [])
-            likes = [of_pass[-1] for of_pass in parts]
-            room_bytes -= self._make_room(self._groups[first.layer, size], num, likes, room_bytes)
+                self._groups[answer_pass.layer, size] = _Group(self.backbone, stretches, [], [])
+            examples = [of_pass[-1] for of_pass in parts]
+            room_bytes -= self._make_room(self._groups[answer_pass.layer, size], num_new, examples, room_bytes)
         for row, size in size_of.items():
-            group = self._groups[first.layer, size]
+            group = self._groups[answer_pass.layer, size]
             for stretch, of_pass, end in zip(group.stretches, parts, ends, strict=True):
                 stretch.fill(of_pass, row, len(rows), end[row])
             group.lines.append(lines[row])
             group.tokens.append(tokens[row])
 
-    def _make_room(self, group: "_Group", num: int, likes: Sequence[Columns], room_bytes: float) -> int:
-        """Room for more answers in a group, free slots with it where memory allows; the bytes that it takes."""
-        size, num_needed = group.stretches[0].size, len(group.lines) + num
-        num_there = len(group.stretches[0].valid)
-        if num_needed <= num_there:
+    def _make_room(self, group: "_Group", num_new: int, examples: Sequence[Columns], room_bytes: float) -> int:
+        """Make slots for more answers in a group, with spare ones where memory allows; returns the bytes added."""
+        size, num_needed = group.stretches[0].size, len(group.lines) + num_new
+        num_slots = len(group.stretches[0].valid)
+        if num_needed <= num_slots:
             return 0
         slot_bytes = self.bytes_of(self.backbone, size)
-        # A long slot may be as large as all that is allowed: one answer has one.
-        num_free = max(num_needed, 4 if size == _SHORTEST else 1, 2 * num_there)
-        before = self.num_bytes
-        if (num_free - num_there) * slot_bytes > room_bytes:
+        # A long slot may take all the memory that is allowed, so long answers get no spare slots at first.
+        num_free = max(num_needed, 4 if size == _SHORTEST else 1, 2 * num_slots)
+        bytes_before = self.num_bytes
+        if (num_free - num_slots) * slot_bytes > room_bytes:
             self.trim()
             num_free = num_needed
-        for stretch, like in zip(group.stretches, likes, strict=True):
-            stretch.resize(num_free, like)
-        return self.num_bytes - before
+        for stretch, example in zip(group.stretches, examples, strict=True):
+            stretch.resize(num_free, example)
+        return self.num_bytes - bytes_before
 
     def trim(self) -> None:
         """Give back the memory of slots that are free."""
@@ -135,12 +137,12 @@ class Slots:
 
     @torch.no_grad()
     def step(self) -> list[Line]:
-        """Write one more token of every answer, unless another pass has; those that are done leave their slots.
+        """Write one more token of every answer that no other pass carried; finished answers leave their slots.
 
         Returns:
             All answers that have grown since the last step.
         """
-        grown = [line for group in self._groups.values() for line in group.stepped()]
+        grown = [line for group in self._groups.values() for line in group.advance()]
         self._groups = {key: group for key, group in self._groups.items() if group.lines}
         return grown
 
@@ -161,12 +163,12 @@ class _Group:
     lines: list[Line]
     tokens: list[int]
     grown: list[Line] | None = None
-    """The answers that another pass has carried since the last step."""
+    """Answers whose next tokens another pass has written since the last step; None if none has."""
     failure: Exception | None = None
-    """Why their next tokens could not be written; the other pass is not to blame."""
+    """The error of writing them, raised at the next step and not in the other pass."""
 
-    def stepped(self) -> list[Line]:
-        """The answers with one more token each, which another pass has written or this one does."""
+    def advance(self) -> list[Line]:
+        """Write one more token of each answer, unless another pass has, and return the answers."""
         if self.grown is None:
             live = self._live()
             for stretch in self.stretches:
@@ -197,15 +199,15 @@ class _Group:
         self.tokens = append_next(self.backbone.head(hidden[:, 0]), lines).tolist()
         for number in reversed(range(len(lines))):
             if lines[number].is_done:
-                if lines[number].is_kept and len(self.stretches) == 1:
-                    lines[number].kept = self.stretches[0].memory_of(number)
+                if lines[number].keeps_memory and len(self.stretches) == 1:
+                    lines[number].memory = self.stretches[0].memory_of(number)
                 self.free(number)
 
     def _live(self) -> Tensor:
         return self.backbone.embed(torch.tensor(self.tokens)[:, None])
 
     def free(self, number: int) -> None:
-        """The last answer moves to the slot that gets free."""
+        """Free a slot: the last answer moves into it."""
         for stretch in self.stretches:
             stretch.free(number)
         self.lines[number], self.tokens[number] = self.lines[-1], self.tokens[-1]
@@ -237,7 +239,7 @@ class _Stretch:
     def num_bytes(self) -> int:
         return sum(values.nbytes for pair in self.room.values() for values in pair)
 
-    def fill(self, parts: Sequence[Columns], row: int, num_rows: int, last: Tensor) -> None:
+    def fill(self, parts: Sequence[Columns], row: int, num_rows: int, last_position: Tensor) -> None:
         """Give a row the next slot.
 
         Args:
@@ -252,7 +254,7 @@ class _Stretch:
             end = start + int(is_valid.sum())
             for layer, pair in self.room.items():
                 for buffer, values in zip(pair, (part.keys[layer], part.values[layer]), strict=True):
-                    buffer[slot, :, start:end] = values[_number_of(part, len(values), row, num_rows)][:, is_valid]
+                    buffer[slot, :, start:end] = values[_memory_index(part, len(values), row, num_rows)][:, is_valid]
             self.positions[slot, start:end] = _of_row(part.positions, row)[is_valid]
             if part.weights is not None and self.weights is None:
                 self.weights = [values.new_ones(self.valid.shape) for values in part.weights]
@@ -262,7 +264,7 @@ class _Stretch:
         self.valid[slot] = torch.arange(self.size, device=self.valid.device) < start
         for of_slots in self.weights or ():
             of_slots[slot, start:] = 1.0
-        self.last[slot] = last
+        self.last[slot] = last_position
         self.lengths.append(start)
         self.num += 1
 
@@ -298,18 +300,18 @@ class _Stretch:
         return LayerMemory(*map(torch.stack, parts))
 
     def free(self, slot: int) -> None:
-        last, length = self.num - 1, self.lengths[-1]
-        if slot != last:
+        last_slot, length = self.num - 1, self.lengths[-1]
+        if slot != last_slot:
             for buffer in (values for pair in self.room.values() for values in pair):
-                buffer[slot, :, :length] = buffer[last, :, :length]
+                buffer[slot, :, :length] = buffer[last_slot, :, :length]
             for of_slots in (self.positions, self.valid, *(self.weights or ())):
-                of_slots[slot] = of_slots[last]
-            self.last[slot], self.lengths[slot] = self.last[last], length
+                of_slots[slot] = of_slots[last_slot]
+            self.last[slot], self.lengths[slot] = self.last[last_slot], length
         self.lengths.pop()
         self.num -= 1
 
     def resize(self, num: int, like: Columns | None = None) -> None:
-        """Have so many slots, those in use among them.
+        """Change the number of slots; those in use stay.
 
         Args:
             num: slots.
@@ -327,7 +329,7 @@ class _Stretch:
             layers = [layer for layer in like.keys if layer >= self.start and (self.end is None or layer < self.end)]
             self.room = {layer: (self._empty(like.keys[layer]), self._empty(like.values[layer])) for layer in layers}
         for layer in self.room:
-            # One layer at a time: the old buffers and the new ones are never all there.
+            # One layer at a time, so that only one layer's buffers are in memory twice.
             keys, values = self.room[layer]
             self.room[layer] = (resized(keys), resized(values))
         self.positions, self.valid, self.last = resized(self.positions), resized(self.valid), resized(self.last)
@@ -348,8 +350,8 @@ def _of_row(values: Tensor, row: int) -> Tensor:
     return values[row if len(values) > 1 else 0]
 
 
-def _number_of(part: Columns, num_memories: int, row: int, num_rows: int) -> int:
-    """Which of the memories that rows share is a row's."""
+def _memory_index(part: Columns, num_memories: int, row: int, num_rows: int) -> int:
+    """Index of a row's memory among those that the rows share."""
     if part.shared == "cycle":
         return row % num_memories
     return row // (num_rows // num_memories)

@@ -21,7 +21,7 @@ from overture.engine.step import Step
 
 
 def spread(backbone: Backbone, ranks: Ranks) -> None:
-    """From now on run a model together with other processes; each holds a part of its weights.
+    """Split a model over several processes, each of which then holds a part of its weights.
 
     Args:
         backbone: a frozen decoder of texts.
@@ -77,31 +77,31 @@ def split_heads(model: Any, ranks: Ranks, num_kv_heads: int, name: str) -> None:
             fix="a --tensor-parallel that divides the number of heads, or --shard",
         )
     # Single rows of both tables are looked up, which only whole tables allow.
-    whole = {
+    replicated = {
         key: "replicate"
         for key, style in plan.items()
         if style.startswith("embedding") or key.rsplit(".", 1)[-1] in ("lm_head", "embed_out")
     }
-    wanted = DistributedConfig(tp_size=ranks.tensor_parallel, tp_plan=whole)
-    resolved, _, _ = model._resolve_parallel_plans(wanted)
-    cut = {key: style for key, style in resolved.items() if style != "replicate"}
-    apply_tensor_parallelism(model, ranks.mesh["heads"], cut)
+    distributed = DistributedConfig(tp_size=ranks.tensor_parallel, tp_plan=replicated)
+    resolved, _, _ = model._resolve_parallel_plans(distributed)
+    split_maps = {key: style for key, style in resolved.items() if style != "replicate"}
+    apply_tensor_parallelism(model, ranks.mesh["heads"], split_maps)
 
 
 def sharded_layers(layers: Any, ranks: Ranks) -> torch.nn.ModuleList:
-    """The layers with their weights spread over all processes, to run in place of those given."""
+    """Layers that run in place of a model's own, with their weights spread over all processes."""
     from torch.distributed.fsdp import fully_shard
 
-    wrapped = torch.nn.ModuleList()
+    sharded = torch.nn.ModuleList()
     for number, layer in enumerate(layers):
-        inner = _Gathered(layer, number)
-        fully_shard(inner, mesh=ranks.mesh["data"], reshard_after_forward=True)
-        wrapped.append(_Sharded(inner, number))
-    return wrapped
+        gathered = _Gathered(layer, number)
+        fully_shard(gathered, mesh=ranks.mesh["data"], reshard_after_forward=True)
+        sharded.append(_Sharded(gathered, number))
+    return sharded
 
 
 class _Gathered(torch.nn.Module):
-    """A layer that returns the keys and values that it keeps: FSDP2 gathers weights again for what is returned."""
+    """A layer that also returns its keys and values: FSDP2 gathers weights again for what is returned."""
 
     def __init__(self, layer: torch.nn.Module, number: int) -> None:
         super().__init__()
@@ -109,7 +109,7 @@ class _Gathered(torch.nn.Module):
 
     def forward(self, *args: Any, overture: Step, **named: Any) -> tuple[Any, tuple[Tensor, Tensor] | None]:
         out = self.layer(*args, overture=overture, **named)
-        return out, (overture.kept or {}).get(self.number)
+        return out, (overture.key_values or {}).get(self.number)
 
 
 class _Sharded(torch.nn.Module):
@@ -125,7 +125,7 @@ class _Sharded(torch.nn.Module):
             return getattr(self.inner.layer, name)
 
     def forward(self, *args: Any, overture: Step, **named: Any) -> Any:
-        out, kept = self.inner(*args, overture=overture, **named)
-        if kept is not None and overture.kept is not None:
-            overture.kept[self.number] = kept
+        out, pair = self.inner(*args, overture=overture, **named)
+        if pair is not None and overture.key_values is not None:
+            overture.key_values[self.number] = pair
         return out

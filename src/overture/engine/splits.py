@@ -17,13 +17,13 @@ from overture.core.rows import Encoded
 
 
 def with_splits(live: Tensor, rows: Sequence[Encoded], injections: Sequence[Injection | None]) -> Tensor:
-    """The same live tokens, [B, S, D], with a gradient for splits that want one."""
+    """The same live tokens, [B, S, D], through which gradients reach the splits that require them."""
     splits = [injection.vectors.split if injection and injection.vectors else None for injection in injections]
     if not any(split is not None and split.requires_grad for split in splits):
         return live
     facts = zip(live, splits, rows, strict=True)
-    put: Any = _Split.apply
-    return torch.stack([vectors if s is None else put(vectors, s, row.num_input) for vectors, s, row in facts])
+    apply_split: Any = _Split.apply
+    return torch.stack([vectors if s is None else apply_split(vectors, s, row.num_input) for vectors, s, row in facts])
 
 
 class _Split(torch.autograd.Function):
@@ -41,14 +41,14 @@ class _Split(torch.autograd.Function):
         length = len(split) - 1
         orders = torch.stack([_order(front, length, ctx.num_text) for front in range(length + 1)]).to(live.device)
         num_moved = orders.shape[1]
-        # [S, S]: how a place would like each element, elements in the order of the split in force.
-        liking = grad[:num_moved] @ live[:num_moved].T
+        # [S, S]: the gradient at a place times each element; elements are in the order of the present split.
+        products = grad[:num_moved] @ live[:num_moved].T
         place_of = orders[int(split.argmax())].argsort()
         place = torch.arange(num_moved, device=live.device)
-        return grad, liking[place, place_of[orders]].sum(1).to(split.dtype), None
+        return grad, products[place, place_of[orders]].sum(1).to(split.dtype), None
 
 
 def _order(num_before: int, length: int, num_text: int) -> Tensor:
-    """Which element stands at each place: vectors are numbered first, then the text."""
+    """The number of the element at each place: vectors are numbered first, then the text."""
     vectors, text = torch.arange(length), torch.arange(length, length + num_text)
     return torch.cat([vectors[:num_before], text, vectors[num_before:]])

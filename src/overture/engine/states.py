@@ -1,4 +1,4 @@
-"""States of rows in every layer of the frozen model, without any prompt: what probes and starts are made of.
+"""States of rows in every layer of the frozen model without any prompt, for probes and starts.
 
 Shape letters: B rows, L length, N layers, D width.
 """
@@ -24,8 +24,8 @@ def layer_by_layer(
     """Hidden states that enter each layer, [B, L, D], and last those behind the last layer and its norm.
 
     Args:
-        inputs: gives what enters the first layer.
-        rows: a batch; answers are not run.
+        inputs: makes the vectors that enter the first layer.
+        rows: a batch; their answers are left out.
         last: the number of layers after which it ends; all of them when None.
 
     Yields:
@@ -41,8 +41,8 @@ def layer_by_layer(
             where=backbone.info.id,
             fix="read the last states: layer last",
         )
-    bare = [row if isinstance(row.target, OneOf) else replace(row, target=Answer()) for row in rows]
-    layout = text_layout(bare, answer_layout, backbone)
+    unlabelled_rows = [row if isinstance(row.target, OneOf) else replace(row, target=Answer()) for row in rows]
+    layout = text_layout(unlabelled_rows, answer_layout, backbone)
     step = layout.step()
     hidden, num_layers = inputs.entered(layout), backbone.info.num_layers
     for layer in range(num_layers):
@@ -56,14 +56,14 @@ def layer_by_layer(
 def pooled_by_layer(inputs: Inputs, rows: Sequence[Encoded], layers: tuple[int, ...]) -> list[Tensor]:
     """For each row the state that its label is read from and the mean of its states, in some layers: [n, 2, D].
 
-    What a row's content gives is kept where there is a cache.
+    Results are cached by a row's content where there is a cache.
 
     Args:
-        inputs: gives what enters the first layer, and has the cache.
+        inputs: makes the vectors that enter the first layer, and has the cache.
         rows: a batch.
         layers: how many layers have run, in order; the number of all of them means behind the last norm too.
     """
-    cache, contents = inputs.cache, [(_read(row), *row.input_elements, *row.anchor_elements) for row in rows]
+    cache, contents = inputs.cache, [(_label_index(row), *row.input_elements, *row.anchor_elements) for row in rows]
     pooled: dict[tuple[int, int], Tensor] = {}
     for number, content in enumerate(contents):
         for layer in layers if cache is not None else ():
@@ -74,8 +74,8 @@ def pooled_by_layer(inputs: Inputs, rows: Sequence[Encoded], layers: tuple[int, 
         for layer, hidden, layout in layer_by_layer(inputs, [rows[number] for number in missing], max(layers)):
             if layer not in layers:
                 continue
-            both = torch.stack([read_states(hidden, layout, is_mean) for is_mean in (False, True)], dim=1)
-            for number, entry in zip(missing, both, strict=True):
+            states = torch.stack([read_states(hidden, layout, is_mean) for is_mean in (False, True)], dim=1)
+            for number, entry in zip(missing, states, strict=True):
                 pooled[number, layer] = entry.clone()
                 if cache is not None:
                     cache.put(("pooled", layer, *contents[number]), entry.clone())
@@ -86,7 +86,7 @@ def pooled_images(inputs: Inputs, rows: Sequence[Encoded], pooled: Callable[[Ten
     """For each row the one state that the model compares with texts, [B, D]; kept by content where there is a cache.
 
     Args:
-        inputs: gives what enters the first layer, and has the cache.
+        inputs: makes the vectors that enter the first layer, and has the cache.
         rows: a batch.
         pooled: from last states [B, S, D], and where a row's own are [B, S], to one state of each, [B, D].
     """
@@ -109,7 +109,7 @@ def states_at(inputs: Inputs, picks: Sequence[tuple[Encoded, int]]) -> Tensor:
     """States of some positions as they enter each layer, float32 [N, n, D].
 
     Args:
-        inputs: gives what enters the first layer.
+        inputs: makes the vectors that enter the first layer.
         picks: a row, and the index of a position in it.
     """
     of_picks = []
@@ -120,7 +120,7 @@ def states_at(inputs: Inputs, picks: Sequence[tuple[Encoded, int]]) -> Tensor:
     return torch.stack(of_picks, dim=1).float()
 
 
-def _read(row: Encoded) -> int:
-    """The index that a row's label is read from; the last where nothing else is said."""
+def _label_index(row: Encoded) -> int:
+    """The index that a row's label is read from; the last if the target names none."""
     read = row.target.read if isinstance(row.target, OneOf) else None
     return read if isinstance(read, int) else row.num_text - 1

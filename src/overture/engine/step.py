@@ -1,4 +1,4 @@
-"""What a forward pass hands to attention: who attends to whom, and the columns in front of the live tokens.
+"""Arguments of a forward pass for attention: masks, and the columns in front of the live tokens.
 
 Shape letters are those of `engine.attention`.
 """
@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 FUSED = {"cuda": 0, "cpu": 512}
-"""Devices whose causal kernels are used, from how many live tokens on. Shorter batches on a CPU go through one kernel,
-whatever stands in them, bit for bit; the other would save them little."""
+"""Number of live tokens from which on a device's causal kernel is used. Shorter batches on a CPU all go through one
+kernel, so that their bits do not depend on the batch; the other would save them little."""
 HALF = (torch.bfloat16, torch.float16)
 """Data types of a GPU's fast kernels."""
 MaskKind = tuple[int | None, int, bool]
-"""Of a mask: its window, how many query heads share a key head, whether it is causal."""
+"""A mask's window, the number of query heads that share a key head, and whether it is causal."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,10 +32,10 @@ class Columns:
         valid: [B or 1, M]; False where a row has no such column.
         weights: by layer [B or 1, M]: factors on the attention that a column gets; 1 when None.
         shared: of R memories row b attends to number b % R (``cycle``) or b // (B / R) (``run``).
-        room: by layer the two buffers [B, H, more than M, K] of which keys and values are the beginning; what is live
-            behind these columns is written there instead of copying the columns. For use without gradients.
-        ends: for rows of one live token each, and of unlike length, the index in their room where it is written, [B];
-            then it is one of the columns, in positions, valid and weights too.
+        room: by layer the two buffers [B, H, more than M, K] whose beginnings are keys and values; live tokens are
+            written behind these columns, which are then not copied. For use without gradients.
+        ends: for rows of one live token each, and of unlike length, the index in the buffers where it is written, [B];
+            the token is then one of the columns, in positions, valid and weights too.
     """
 
     keys: Mapping[int, Tensor]
@@ -67,35 +67,35 @@ class Images:
     shifts: Tensor | None
 
     def of(self, indices: Tensor, length: int | None = None) -> "Images":
-        """Those of some rows, cut to a length."""
+        """The facts of some rows, cut to a length."""
         parts = [None if part is None else part[indices, :length] for part in (self.number, self.shifts)]
         return Images(*parts)
 
 
 class KeysMade(Exception):
-    """Ends a pass of one layer where its keys and values are all that was wanted."""
+    """Ends a pass of one layer as soon as its keys and values are computed."""
 
 
 @dataclass(slots=True)
 class Step:
-    """The arguments that one forward pass hands to the attention function.
+    """The arguments of one forward pass for the attention function.
 
     Args:
         positions: of the live tokens, [B, S].
         valid: False for padding, [B, S].
         branch: 0 for the trunk; tokens of one branch see the trunk and themselves, not other branches. [B, S]
         memory: columns before the live tokens, in order.
-        kept: per layer the live tokens' keys and values, filled in when it is a dict.
+        key_values: per layer the live tokens' keys and values, filled in when it is a dict.
         shares: per layer the attention that live tokens give to columns and live tokens, [B, H*G, S, M+S], filled in
             when it is a dict; of a step that is not packed.
-        read: columns that a decoder's cross-attention reads: its encoder's output; set by the pass that runs the step.
-        bias: from distances of columns to live tokens, [B, S, M+S], to what is added to the logits, [B, H, S, M+S];
-            set likewise.
+        cross_columns: the encoder's output as a decoder's cross-attention reads it; set by the pass that runs the step.
+        bias: a map from distances of columns to live tokens, [B, S, M+S], to the bias of the logits, [B, H, S, M+S];
+            set by that pass too.
         is_packed: in each row all padding stands behind what is valid, so causal kernels need no mask for it.
-        layer: what the one layer that this step is for is called in it; None for a step of all layers.
+        layer: key of the only layer that this step is for; None for a step of all layers.
         text_index: number of each live token among its row's own, -1 for prompt vectors, [B, S]; models that turn
             patches by their places need it. None where there are prompt vectors alone.
-        images: parts of images among the live tokens; None where they are as tokens are.
+        images: facts of images among the live tokens; None where they are treated like tokens.
         is_for_keys: the pass ends, by `KeysMade`, as soon as its first attention has keys and values to keep.
     """
 
@@ -103,9 +103,9 @@ class Step:
     valid: Tensor
     branch: Tensor | None = None
     memory: Sequence[Columns] = ()
-    kept: dict[int, tuple[Tensor, Tensor]] | None = None
+    key_values: dict[int, tuple[Tensor, Tensor]] | None = None
     shares: dict[int, Tensor] | None = None
-    read: Columns | None = None
+    cross_columns: Columns | None = None
     bias: Callable[[Tensor], Tensor] | None = None
     is_packed: bool = False
     layer: int | None = None
@@ -115,20 +115,19 @@ class Step:
     _masks: dict[MaskKind, Tensor] = field(default_factory=dict)
 
     def mask(self, window: int | None, num_groups: int, dtype: torch.dtype, is_causal: bool = True) -> Tensor:
-        """Who may attend to whom, 0 or minus infinity, and the bias of distances; made once per window width.
+        """The additive mask, 0 or minus infinity plus the bias of distances; computed once for each kind of mask.
 
-        [B, 1, G*S, M+S], or [B, H, S, M+S] where heads differ in their bias.
-
-        Additive, since kernels would turn truth values into numbers anew in every layer.
+        [B, 1, G*S, M+S], or [B, H, S, M+S] where heads differ in their bias. It is additive because kernels would
+        convert a boolean mask in every layer.
         """
         key = (window, num_groups, is_causal)
         if key not in self._masks:
             num_rows, num_live = self.positions.shape
             if self.has_live_columns:
-                seen = self.memory[0].valid[:, None, :]
+                visible = self.memory[0].valid[:, None, :]
                 if window is not None:
-                    seen = seen & (-self._distances() < window)
-                self._masks[key] = self._added(seen, num_groups, dtype)
+                    visible = visible & (-self._distances() < window)
+                self._masks[key] = self._additive(visible, num_groups, dtype)
                 return self._masks[key]
             live = torch.ones(num_live, num_live, dtype=torch.bool, device=self.positions.device)
             live = live.tril() if is_causal else live
@@ -139,21 +138,21 @@ class Step:
             if self.branch is not None:
                 live = live & ((self.branch[:, None, :] == 0) | (self.branch[:, None, :] == self.branch[:, :, None]))
             blocks = [part.valid[:, None, :].expand(num_rows, num_live, -1) for part in self.memory]
-            seen = torch.cat([*blocks, live], dim=2)
+            visible = torch.cat([*blocks, live], dim=2)
             if window is not None:
                 # An encoder's window is as wide on both sides.
                 distance = -self._distances()
-                seen = seen & ((distance if is_causal else distance.abs()) < window)
+                visible = visible & ((distance if is_causal else distance.abs()) < window)
             # Padding attends to itself: a row of the softmax without any key would be NaN in some kernels.
-            itself = torch.eye(num_live, dtype=torch.bool, device=seen.device)
-            seen[:, :, -num_live:] |= itself
-            self._masks[key] = self._added(seen, num_groups, dtype)
+            diagonal = torch.eye(num_live, dtype=torch.bool, device=visible.device)
+            visible[:, :, -num_live:] |= diagonal
+            self._masks[key] = self._additive(visible, num_groups, dtype)
         return self._masks[key]
 
-    def _added(self, seen: Tensor, num_groups: int, dtype: torch.dtype) -> Tensor:
-        added = torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill_(~seen, float("-inf"))
-        added = added.repeat(1, num_groups, 1).unsqueeze(1)
-        return added if self.bias is None else added + self.bias(self._distances())
+    def _additive(self, visible: Tensor, num_groups: int, dtype: torch.dtype) -> Tensor:
+        mask = torch.zeros(visible.shape, dtype=dtype, device=visible.device).masked_fill_(~visible, float("-inf"))
+        mask = mask.repeat(1, num_groups, 1).unsqueeze(1)
+        return mask if self.bias is None else mask + self.bias(self._distances())
 
     @property
     def has_live_columns(self) -> bool:
@@ -162,25 +161,24 @@ class Step:
 
     @property
     def mask_kinds(self) -> list[MaskKind]:
-        """The masks that were asked for."""
+        """The kinds of masks that layers have used."""
         return list(self._masks)
 
     def is_plain(self, window: int | None, query: Tensor) -> bool:
-        """Whether a kernel for causal attention, without any mask, gives every valid token what it should see.
+        """Whether a kernel for causal attention without a mask computes the same for every valid token.
 
-        Those are faster on long inputs and keep nothing of the size S x S. Padding sees tokens instead of itself; what
-        becomes of padding is meaningless anyway.
+        Such kernels are faster on long inputs and store nothing of size S x S. Results at padding are meaningless.
         """
         is_alone = not self.memory and self.branch is None and self.bias is None and window is None
         is_alone = is_alone and (self.images is None or self.images.number is None)
         device, length = query.device.type, self.positions.shape[1]
-        is_served = device in FUSED and length >= FUSED[device] and (device == "cpu" or query.dtype in HALF)
-        return is_alone and self.is_packed and is_served
+        has_kernel = device in FUSED and length >= FUSED[device] and (device == "cpu" or query.dtype in HALF)
+        return is_alone and self.is_packed and has_kernel
 
-    def mask_of_read(self, dtype: torch.dtype) -> Tensor:
-        """The same for what cross-attention reads, [B, 1, 1, L]: everything but padding."""
-        assert self.read is not None
-        valid = self.read.valid[:, None, None, :]
+    def cross_mask(self, dtype: torch.dtype) -> Tensor:
+        """The additive mask of cross-attention, [B, 1, 1, L]: everything but padding."""
+        assert self.cross_columns is not None
+        valid = self.cross_columns.valid[:, None, None, :]
         return torch.zeros(valid.shape, dtype=dtype, device=valid.device).masked_fill_(~valid, float("-inf"))
 
     def weighted(self, mask: Tensor, layer: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""Kept texts of several tenants: none can tell by the time of an answer what another one asked."""
+"""Separate views of one cache for several tenants: no answer's time shows what texts another tenant has sent."""
 
 from collections.abc import Hashable
 
@@ -8,7 +8,7 @@ from overture.engine.cache import InputCache
 
 
 class TenantTexts:
-    """One tenant's view of a cache that all share; its room goes to whoever asked last.
+    """One tenant's view of a cache that all share; the least recently used entries of all tenants are dropped.
 
     Args:
         cache: the cache.

@@ -1,4 +1,4 @@
-"""How many tokens texts have, by a model's tokenizer file alone: without torch, transformers or a network."""
+"""Counts tokens of texts by a model's tokenizer file, without torch, transformers or a network."""
 
 import importlib.metadata
 from collections.abc import Callable, Sequence
@@ -50,7 +50,7 @@ def _tokenizer_file(name: str) -> Path | None:
     import huggingface_hub
 
     try:
-        cached = huggingface_hub.try_to_load_from_cache(name, "tokenizer.json")
+        cached_file = huggingface_hub.try_to_load_from_cache(name, "tokenizer.json")
     except ValueError:
         return None
-    return Path(cached) if isinstance(cached, str) else None
+    return Path(cached_file) if isinstance(cached_file, str) else None

@@ -1,4 +1,4 @@
-"""A transformers tokenizer behind the few calls that the other layers use."""
+"""A transformers tokenizer behind the few calls that other modules use."""
 
 import hashlib
 import json
@@ -26,12 +26,11 @@ class Tokenizer:
         inner: a transformers fast tokenizer.
         max_length: the model's context, in tokens.
         is_encoder: whether the model reads in both directions: its texts have an end, and may have a mask.
-        start_id: what an encoder-decoder's decoder begins with; None for models of one stack.
-        starts: all that the decoder begins with, where its encoder reads no words: then words are the decoder's, and
-            have no tokens of their own around them.
+        start_id: the first token of an encoder-decoder's decoder; None for models of one stack.
+        starts: all first tokens of a decoder whose encoder reads no words; its texts have no special tokens around.
 
     Attributes:
-        readers: make segments of images and sounds, by what they are; none for models of texts.
+        readers: functions that make segments of images and sounds, by modality; none for models of texts.
     """
 
     has_words = True
@@ -116,8 +115,8 @@ class Tokenizer:
         try:
             # Templates of models that read images too want each message as a list of parts.
             parts = [{**m, "content": [{"type": "text", "text": m["content"]}]} for m in messages]
-            shown = parts if self.readers else list(messages)
-            return str(self.inner.apply_chat_template(shown, tokenize=False, add_generation_prompt=True))
+            template_messages = parts if self.readers else list(messages)
+            return str(self.inner.apply_chat_template(template_messages, tokenize=False, add_generation_prompt=True))
         except TemplateError as error:
             raise DataError(
                 "the model's chat template refuses these messages", where="template", got=str(error)
@@ -130,18 +129,18 @@ class Tokenizer:
         The library splits special tokens in text, but neither added tokens that are not special, such as Qwen's
         ``<think>``, nor those that are words of a Unigram vocabulary, such as T5's ``<extra_id_0>``.
         """
-        added = {token: text for text, token in self.inner.added_tokens_encoder.items() if text.strip()}
-        texts = list(added.values())
+        added_texts = {token: text for text, token in self.inner.added_tokens_encoder.items() if text.strip()}
+        texts = list(added_texts.values())
         options = {"add_special_tokens": False, "split_special_tokens": True, "verbose": False}
         encoded = self.inner(texts, **options)["input_ids"] if texts else []
-        unknown = self.inner.unk_token_id
-        if not any(token != unknown and token in ids for token, ids in zip(added, encoded, strict=True)):
+        unknown_id = self.inner.unk_token_id
+        if not any(token != unknown_id and token in ids for token, ids in zip(added_texts, encoded, strict=True)):
             return None
         rules = json.loads(self.inner.backend_tokenizer.to_str())
-        rules["added_tokens"] = [token for token in rules["added_tokens"] if token["id"] not in added]
+        rules["added_tokens"] = [token for token in rules["added_tokens"] if token["id"] not in added_texts]
         rules["truncation"] = rules["padding"] = None
         # A placeholder that no text contains keeps the place of each, so that other tokens keep their numbers.
-        unsayable = {text: f"\0{secrets.token_hex(16)}" for token, text in added.items() if token != unknown}
+        unsayable = {text: f"\0{secrets.token_hex(16)}" for token, text in added_texts.items() if token != unknown_id}
         vocabulary = rules["model"]["vocab"]
         if isinstance(vocabulary, dict):
             rules["model"]["vocab"] = {unsayable.get(text, text): token for text, token in vocabulary.items()}
@@ -181,14 +180,14 @@ class Tokenizer:
 
     @property
     def _has_ends(self) -> bool:
-        """Whether texts are whole before anything is written behind them."""
+        """Whether the tokenizer puts an end behind each text, as for encoders."""
         return self.is_encoder or self.start_id is not None
 
     @property
     def start_ids(self) -> tuple[int, ...]:
         """The start tokens of a decoder that reads an encoder's output; none for models of one stack.
 
-        BART's begins, as it was trained, with what its texts begin with besides.
+        BART's decoder was trained to start with the tokens before a text too.
         """
         return self.starts if self.start_id is None else (self.start_id, *self.bos_ids)
 
@@ -196,31 +195,31 @@ class Tokenizer:
         """Whisper's start for a language and a task.
 
         Raises:
-            DataError: the model writes down no sounds, or knows English alone, or not this language.
+            DataError: the model does not transcribe, or knows only English, or not this language.
         """
         task = "translate" if is_translated else "transcribe"
-        known = self.inner.get_added_vocab()
+        added_ids = self.inner.get_added_vocab()
         tokens = ["<|startoftranscript|>", f"<|{language}|>", f"<|{task}|>", "<|notimestamps|>"]
         # English models have such tokens too, and were never trained with them.
-        if len(self.starts) == len(tokens) and all(token in known for token in tokens):
-            return tuple(known[token] for token in tokens)
+        if len(self.starts) == len(tokens) and all(token in added_ids for token in tokens):
+            return tuple(added_ids[token] for token in tokens)
         if language == "en" and not is_translated and self.starts:
             return self.starts
-        languages = sorted(token[2:-2] for token in known if _LANGUAGE.fullmatch(token))
-        is_several = len(self.starts) == len(tokens)
+        languages = sorted(token[2:-2] for token in added_ids if _LANGUAGE.fullmatch(token))
+        has_languages = len(self.starts) == len(tokens)
         raise DataError(
-            "the model does not write down sounds so",
+            "the model cannot transcribe with this language and task",
             where="translate" if is_translated and language == "en" else "language",
             got=f"{language}, {task}",
-            wanted=", ".join(languages) if is_several else "en, transcribe" if self.starts else "a model of sounds",
+            wanted=", ".join(languages) if has_languages else "en, transcribe" if self.starts else "a model of sounds",
             fix="leave it out, or choose a model of several languages, such as openai/whisper-base",
         )
 
     @cached_property
     def _around(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """The special tokens that the tokenizer puts before and behind a text."""
-        marked = self.inner("a", return_special_tokens_mask=True)
-        is_special, ids = marked["special_tokens_mask"], tuple(marked["input_ids"])
+        encoded = self.inner("a", return_special_tokens_mask=True)
+        is_special, ids = encoded["special_tokens_mask"], tuple(encoded["input_ids"])
         start = is_special.index(0)
         return ids[:start], ids[start + is_special.count(0) :]
 
@@ -237,7 +236,7 @@ class Tokenizer:
 
     @property
     def null_id(self) -> int | None:
-        """A token that says nothing: the one that ends texts."""
+        """A token without content: the one that ends texts."""
         return self.end_ids[-1] if self.end_ids else self.eos_id
 
     @cached_property

@@ -1,7 +1,7 @@
-"""Between host and device without waiting: what is small goes in one copy from locked pages, behind the device's back.
+"""Moves values between host and device without waiting, by one copy from locked pages.
 
-`torch.tensor(..., device="cuda")` waits until the device has done all that it was asked before; `sent` does not. On the
-CPU nothing is copied.
+`torch.tensor(..., device="cuda")` waits until the device has finished all earlier work; `sent` does not. On the CPU
+nothing is copied.
 """
 
 from collections.abc import Sequence
@@ -29,5 +29,5 @@ def moved(value: Tensor, device: torch.device) -> Tensor:
 
 
 def locked(value: Tensor) -> Tensor:
-    """A tensor of the host in locked pages, from which copies need not be waited for; others as they are."""
+    """A tensor of the host in locked pages, which are copied asynchronously; tensors elsewhere as they are."""
     return value.pin_memory() if value.device.type == "cpu" else value

@@ -20,9 +20,9 @@ LOADING = threading.Lock()
 
 
 class Unfilled(TorchFunctionMode):
-    """Spares torch what it does for tensors without memory: it is in Python, and imports torch's compiler first.
+    """Skips work on tensors of the meta device, which torch does in Python after importing its compiler.
 
-    Random values of weights that will come from the file are not drawn; numbers for tables of positions are real.
+    Random values of weights that will come from the file are not drawn; tables of positions get real numbers.
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -38,7 +38,7 @@ class Unfilled(TorchFunctionMode):
 
 @contextmanager
 def readable_errors(name: str) -> Iterator[None]:
-    """Turn what transformers raises into a `BackboneError` that says what to do.
+    """Turn errors of transformers into a `BackboneError` that says what to do.
 
     Args:
         name: the model as the user named it.
@@ -74,7 +74,7 @@ def quiet() -> Iterator[None]:
     for logger in loggers:
         logger.setLevel(logging.CRITICAL)
     try:
-        # The bars ask for no setting: they write to whatever standard error is when they are made.
+        # No setting turns the bars off, so standard error is redirected.
         with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")
             yield

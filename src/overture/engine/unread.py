@@ -1,7 +1,7 @@
-"""A model whose weights are not read before something is computed with them.
+"""A model whose weights are read when something is first computed with them.
 
-Its parameters have shape, type and place, and no values. The first operation on one of them reads all weights, which
-then take their places; a look-up of tokens' vectors reads their rows of the file and no more.
+Its parameters have a shape, type and device, and no values. The first operation on one of them reads all weights and
+puts them in place; a look-up of tokens' vectors reads only their rows of the file.
 """
 
 import threading
@@ -20,8 +20,8 @@ class Unread:
     """The weights of a model, until they are read.
 
     Args:
-        model: transformers' model, whose parameters may hold anything; they are given up.
-        device: where they will be.
+        model: transformers' model, whose parameters are replaced.
+        device: the device of the weights.
         read: makes the same model with its weights.
         folder: of its safetensors files.
     """
@@ -30,10 +30,10 @@ class Unread:
         self._model, self._device, self._read, self._folder = model, device, read, folder
         self._lock = threading.Lock()
         self._values: dict[str, Tensor] | None = None
-        named = dict(model.named_parameters(remove_duplicate=False))
-        # Tied weights are one tensor, here as there.
-        tensors = {id(value): UnreadTensor(self, name, value, device) for name, value in reversed(named.items())}
-        self._put({name: tensors[id(value)] for name, value in named.items()})
+        parameters = dict(model.named_parameters(remove_duplicate=False))
+        # Tied weights stay one tensor.
+        tensors = {id(value): UnreadTensor(self, name, value, device) for name, value in reversed(parameters.items())}
+        self._set_parameters({name: tensors[id(value)] for name, value in parameters.items()})
 
     @property
     def is_read(self) -> bool:
@@ -41,13 +41,13 @@ class Unread:
         return self._values is not None
 
     def value(self, name: str) -> Tensor:
-        """A parameter's value; all are read where they were not."""
+        """A parameter's value; the first call reads all weights."""
         with self._lock:
             if self._values is None:
-                filled = self._read().to(self._device)
-                values = dict(filled.named_parameters(remove_duplicate=False))
-                self._put(values)
-                for path, buffer in filled.named_buffers(remove_duplicate=False):
+                full_model = self._read().to(self._device)
+                values = dict(full_model.named_parameters(remove_duplicate=False))
+                self._set_parameters(values)
+                for path, buffer in full_model.named_buffers(remove_duplicate=False):
                     owner, _, name_in_owner = path.rpartition(".")
                     self._model.get_submodule(owner)._buffers[name_in_owner] = buffer
                 self._values = {path: value.detach() for path, value in values.items()}
@@ -66,7 +66,7 @@ class Unread:
                     return rows.reshape(*ids.shape, -1).to(self._device, dtype)
         return None
 
-    def _put(self, values: Mapping[str, Any]) -> None:
+    def _set_parameters(self, values: Mapping[str, Any]) -> None:
         for path, value in values.items():
             owner, _, name = path.rpartition(".")
             self._model.get_submodule(owner)._parameters[name] = value
@@ -89,10 +89,10 @@ class UnreadTensor(Tensor):
     def __torch_dispatch__(  # type: ignore[override]
         cls, func: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
-        """Any operation; on the values."""
+        """Run an operation on the values, which are read first if need be."""
         if func is torch.ops.aten.detach.default:
             return cls(args[0]._unread, args[0]._name, args[0], args[0].device)
-        if (ids := _rows_asked(func, args)) is not None:
+        if (ids := _looked_up_ids(func, args)) is not None:
             table = args[0]
             rows = table._unread.rows(table._name, ids, table.dtype)
             if rows is not None:
@@ -103,8 +103,8 @@ class UnreadTensor(Tensor):
         return func(*args, **kwargs)
 
 
-def _rows_asked(func: Any, args: Any) -> Tensor | None:
-    """The rows of a table that an operation takes; None of any other operation."""
+def _looked_up_ids(func: Any, args: Any) -> Tensor | None:
+    """The row numbers of an operation that looks up rows of a table; None for any other operation."""
     if not args or not isinstance(args[0], UnreadTensor) or args[0].dim() != 2:
         return None
     if func is torch.ops.aten.embedding.default:
@@ -120,12 +120,12 @@ def is_unread(model: Any) -> bool:
 
 
 def without_weights(kind_of_model: Any, config: Any, dtype: torch.dtype) -> Any:
-    """A model whose weights have memory that nobody has touched: on the CPU that is none."""
-    with _Undrawn():
+    """A model whose weights are allocated and not written, which on the CPU takes no memory."""
+    with _NoRandomValues():
         return kind_of_model.from_config(config, dtype=dtype, trust_remote_code=False)
 
 
-class _Undrawn(TorchFunctionMode):
+class _NoRandomValues(TorchFunctionMode):
     """Spares weights that will not be used their random values."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

@@ -20,10 +20,10 @@ class WordsHead:
 
     Args:
         model: a transformers model with a head.
-        family: says what stands between the last layer and the head.
+        family: names the steps between the last layer and the head.
 
     Attributes:
-        transform: what maps hidden states before the head's rows are compared with them; empty but in masked models.
+        transform: maps of hidden states before the head; empty but in masked language models.
         map: the head as a module, [V, D].
     """
 
@@ -45,20 +45,20 @@ class WordsHead:
     def unwritten(self) -> tuple[list[int], list[int]]:
         """Tokens that the model's files say it never writes, and those that it does not begin with.
 
-        Whisper's would else write down noise, as brackets and notes, or nothing at all.
+        Without them Whisper would transcribe noise as brackets and notes, or write nothing at all.
         """
         config = getattr(self._model, "generation_config", None)
         is_speech = self._family.encoder is not None and not self._family.encoder.has_words
         names = ("suppress_tokens", "begin_suppress_tokens") if is_speech else ()
         lists = [getattr(config, name, None) or [] for name in names] or [[], []]
-        always, first = [[token for token in tokens if 0 <= token < len(self.map.weight)] for tokens in lists]
-        return always, first
+        always, not_first = [[token for token in tokens if 0 <= token < len(self.map.weight)] for tokens in lists]
+        return always, not_first
 
     def packed(self) -> "WordsHead":
         """The same head by a packed matrix, without gradients (`engine.packed`)."""
-        other = copy.copy(self)
-        other._packed = packed_map(self.map.weight.detach(), self.bias)
-        return other
+        packed_head = copy.copy(self)
+        packed_head._packed = packed_map(self.map.weight.detach(), self.bias)
+        return packed_head
 
     def transformed(self, hidden: Tensor) -> Tensor:
         """Hidden states as the head's rows are compared with them: masked language models map them first."""

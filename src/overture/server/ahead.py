@@ -116,13 +116,13 @@ class Ahead:
     def keep(self, job: Job, item: Item, line: Line) -> None:
         """Keep a conversation with its answer, for its next turn."""
         texts = self.host.answerer_of(item).cache
-        if line.kept is None or texts is None:
+        if line.memory is None or texts is None:
             return
         prompt = item.handle.prompt
         num_prompt = prompt.length if isinstance(prompt, Injection) else 0
         # The last token has no columns, unless an end token came behind it.
-        ids = [*item.row.input_ids, *item.row.anchor_ids, *line.ids][: line.kept.length - num_prompt]
-        self._heads.put(texts, _scope(item), ids, line.kept)
+        ids = [*item.row.input_ids, *item.row.anchor_ids, *line.ids][: line.memory.length - num_prompt]
+        self._heads.put(texts, _scope(item), ids, line.memory)
 
     def forget(self, request_id: str) -> None:
         """Nobody waits for a request any more."""

@@ -47,8 +47,11 @@ class AudioFrontend:
         assert family.front is not None
         self._front: Callable[[Any, Tensor], Tensor] = family.front
         self._base = family.base_of(backbone.model)
-        # Sounds of one length have one number of positions; those of others depend on the samples alone.
-        self._length = self._entered(self._silence(1)).shape[0] if processor.num_frames else None
+        # None where the number of positions depends on the number of samples.
+        self._length: int | None = None
+        if processor.num_frames:
+            silence = processor.prepared(numpy.zeros(processor.rate, numpy.float32), processor.rate)
+            self._length = self._vectors(silence).shape[0]
         self._lengths: dict[int, int] = {}
 
     @property
@@ -67,7 +70,7 @@ class AudioFrontend:
             got = value.modality if isinstance(value, Media) else type(value).__name__
             raise BackboneError("a model of sounds reads nothing else", where=self.backbone.info.id, got=got)
         key = hashlib.sha256(f"{value.digest} {self.fingerprint}".encode()).hexdigest()
-        return [Signal("audio", key, self._positions(value), partial(self._prepared, value))]
+        return [Signal("audio", key, self._positions(value), partial(self._features, value))]
 
     def _positions(self, sound: Media) -> int:
         assert sound.rate is not None
@@ -77,17 +80,12 @@ class AudioFrontend:
             return self._length
         num_own = self.processor.num_samples(num_samples, sound.rate)
         if num_own not in self._lengths:
-            self._lengths[num_own] = _num_frames(self._base, num_own, sound.where)
+            self._lengths[num_own] = _num_positions(self._base, num_own, sound.where)
         return self._lengths[num_own]
 
-    def _prepared(self, sound: Media) -> Tensor:
+    def _features(self, sound: Media) -> Tensor:
         assert sound.rate is not None
         return self.processor.prepared(sound.open(), sound.rate)
-
-    def _silence(self, seconds: float) -> Tensor:
-        return self.processor.prepared(
-            numpy.zeros(int(seconds * self.processor.rate), numpy.float32), self.processor.rate
-        )
 
     def enter(self, segments: Sequence[Segment]) -> Tensor:
         """Vectors of all positions, [L, D].
@@ -98,22 +96,22 @@ class AudioFrontend:
         signals = [segment for segment in segments if isinstance(segment, Signal) and segment.modality == "audio"]
         if len(signals) < len(segments):
             raise BackboneError("a model of sounds reads nothing else", where=self.backbone.info.id)
-        return torch.cat([self._entered(signal.load()) for signal in signals])
+        return torch.cat([self._vectors(signal.load()) for signal in signals])
 
     def sample(self, num: int, random: Random) -> Tensor:
         """Vectors of a second of noise, [num, D]; training rows have better ones, see the start `patches`."""
         rate = self.processor.rate
         noise = numpy.random.default_rng(random.randrange(1 << 30)).normal(0, _NOISE, int(_SAMPLED_S * rate))
-        vectors = self._entered(self.processor.prepared(noise.astype(numpy.float32), rate))
+        vectors = self._vectors(self.processor.prepared(noise.astype(numpy.float32), rate))
         return vectors[random.choices(range(len(vectors)), k=num)]
 
     @torch.no_grad()
-    def _entered(self, features: Tensor) -> Tensor:
+    def _vectors(self, features: Tensor) -> Tensor:
         """Vectors of a prepared sound, [L, D]."""
         return self._front(self._base, features[None].to(self.backbone.device, self.backbone.dtype))[0]
 
 
-def _num_frames(base: Any, num_samples: int, where: str) -> int:
+def _num_positions(base: Any, num_samples: int, where: str) -> int:
     """Positions that convolutions make of so many samples."""
     count = num_samples
     for kernel, stride in zip(base.config.conv_kernel, base.config.conv_stride, strict=True):
@@ -138,9 +136,9 @@ def sound_backbone(
         model: as in `Backbone`.
         processor: the checkpoint's.
         tokenizer: of the words that it writes; None for models without any.
-        id: how the user named it.
-        revision: of a Hub model.
-        weights_sha256: fingerprint of the weight files; from the tensors when empty.
+        id: the user's name for it.
+        revision: commit of a Hub model.
+        weights_sha256: fingerprint of the weight files; computed from the tensors when empty.
 
     Raises:
         BackboneError: the family is not supported.

@@ -42,8 +42,8 @@ class ConnectedImages:
         self.whole, self.processor, self.backbone = whole.requires_grad_(False), processor, backbone
         self._connector = CONNECTORS[whole.config.model_type]
         self._side = self._connector.side_of(whole.config)
-        self._frame = [_ids(tokenizer, texts, backbone.info.id) for texts in self._connector.frame]
-        self._kept = KeptVectors(lambda signal: self._connected(signal.load()[None])[0])
+        self._frame = [_frame_ids(tokenizer, texts, backbone.info.id) for texts in self._connector.frame]
+        self._kept = KeptVectors(lambda signal: self._vectors(signal.load()[None])[0])
         self._check_size()
         if self._connector.has_grid and "sliding_attention" in (backbone.model.config.layer_types or ()):
             raise BackboneError(
@@ -86,7 +86,7 @@ class ConnectedImages:
         """Positions of an image, found by one; where all have one size."""
         assert self.processor.shape is not None
         channels = getattr(self.whole.config.vision_config, "num_channels", 3)
-        return int(self._connected(torch.zeros(1, channels, *self.processor.shape)).shape[1])
+        return int(self._vectors(torch.zeros(1, channels, *self.processor.shape)).shape[1])
 
     def segments(self, value: object) -> list[Segment]:
         """An image as one signal, between the tokens that the model expects around it.
@@ -117,19 +117,19 @@ class ConnectedImages:
         return self.backbone.text.sample(num, random)
 
     @torch.no_grad()
-    def _connected(self, pixels: Tensor) -> Tensor:
+    def _vectors(self, pixels: Tensor) -> Tensor:
         """Vectors of prepared images, [B, L, D]."""
         return self._connector.connect(self.whole, pixels.to(self.backbone.device, self.backbone.dtype))
 
 
-def _ids(tokenizer: Tokenizer, texts: Sequence[str], where: str) -> tuple[int, ...]:
+def _frame_ids(tokenizer: Tokenizer, texts: Sequence[str], where: str) -> tuple[int, ...]:
     ids = [tokenizer.encode_template(text) for text in texts]
-    odd = [text for text, tokens in zip(texts, ids, strict=True) if len(tokens) != 1]
-    if odd:
+    unknown_texts = [text for text, tokens in zip(texts, ids, strict=True) if len(tokens) != 1]
+    if unknown_texts:
         raise BackboneError(
             "the model's tokenizer has no such token, which stands beside each image",
             where=where,
-            got=", ".join(odd),
+            got=", ".join(unknown_texts),
             fix="fetch tokenizer.json of the same model again",
         )
     return tuple(tokens[0] for tokens in ids)
@@ -150,8 +150,8 @@ def connected_backbone(
         whole: transformers' model of images and texts.
         processor: the checkpoint's.
         tokenizer: the checkpoint's.
-        id: how the user named it.
-        revision: of a Hub model.
+        id: the user's name for it.
+        revision: commit of a Hub model.
         weights_sha256: fingerprint of the weight files; from the tensors of the language model when empty.
 
     Raises:

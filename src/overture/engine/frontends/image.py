@@ -117,10 +117,10 @@ class ImageFrontend:
         config = backbone.model.config
         self.patch, self.num_channels = int(config.patch_size), int(config.num_channels)
         self._check_shape()
-        self._kept = KeptVectors(lambda signal: self._entered(signal.load()[None])[0])
+        self._kept = KeptVectors(lambda signal: self._vectors(signal.load()[None])[0])
         side = processor.shape or (4 * self.patch, 4 * self.patch)
-        self._length = self._entered(torch.zeros(1, self.num_channels, *side)).shape[1]
-        self.num_own = self._length - self._num_patches(*side)
+        self._length = self._vectors(torch.zeros(1, self.num_channels, *side)).shape[1]
+        self.num_own = self._length - (side[0] // self.patch) * (side[1] // self.patch)
         if backbone.family.rotation:
             backbone.stack.rotations = self._rotations(side)
 
@@ -155,19 +155,16 @@ class ImageFrontend:
         side = self.processor.shape or (4 * self.patch, 4 * self.patch)
         generator = torch.Generator().manual_seed(random.randrange(1 << 30))
         noise = torch.randn(_SAMPLED, self.num_channels, *side, generator=generator)
-        patches = self._entered(noise)[:, self.num_own :].flatten(0, 1)
+        patches = self._vectors(noise)[:, self.num_own :].flatten(0, 1)
         return patches[random.choices(range(len(patches)), k=num)]
 
     @torch.no_grad()
-    def _entered(self, pixels: Tensor) -> Tensor:
+    def _vectors(self, pixels: Tensor) -> Tensor:
         """Vectors of prepared images of one size, [B, L, D]."""
         front = self.backbone.family.front
         assert front is not None
         vectors: Tensor = front(self.backbone.base, pixels.to(self.backbone.device, self.backbone.dtype))
         return vectors
-
-    def _num_patches(self, height: int, width: int) -> int:
-        return (height // self.patch) * (width // self.patch)
 
     def _rotations(self, side: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """Cosine and sine by index, [L + 1, K]: the model's own tokens and prompt vectors are not turned."""
@@ -205,9 +202,9 @@ def image_backbone(
     Args:
         model: as in `Backbone`.
         processor: the checkpoint's.
-        id: how the user named it.
-        revision: of a Hub model.
-        weights_sha256: fingerprint of the weight files; from the tensors when empty.
+        id: the user's name for it.
+        revision: commit of a Hub model.
+        weights_sha256: fingerprint of the weight files; computed from the tensors when empty.
 
     Raises:
         BackboneError: the family is not supported, or the processor does not fit it.

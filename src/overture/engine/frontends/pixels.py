@@ -1,4 +1,4 @@
-"""From a decoded image to what a checkpoint's first layer is trained on: resized, cropped, scaled and normalised.
+"""Prepares a decoded image for a checkpoint: resizes, crops, scales and normalises it.
 
     x = (s * crop(resize(image)) - mean) / std
 
@@ -30,7 +30,7 @@ _BICUBIC = 3
 
 
 class ImageProcessor(Config):
-    """How a checkpoint prepares images; a record that is the same for equal preparation."""
+    """A checkpoint's preparation of images; equal records prepare alike."""
 
     height: int | None = Field(None, ge=1, description="Height of the resized image in pixels.")
     width: int | None = Field(None, ge=1, description="Width of the resized image in pixels.")
@@ -47,7 +47,7 @@ class ImageProcessor(Config):
 
     @classmethod
     def from_values(cls, values: Mapping[str, Any], where: str) -> Self:
-        """Read what transformers writes for a checkpoint.
+        """The processor described by a checkpoint's preprocessor config.
 
         Args:
             values: of ``preprocessor_config.json``.
@@ -75,11 +75,11 @@ class ImageProcessor(Config):
         if values.get("do_center_crop") and values.get("crop_size"):
             crop = values["crop_size"]
             sizes["crop"] = (crop["height"], crop["width"]) if isinstance(crop, Mapping) else (crop, crop)
-        known = {"resample": values.get("resample", -1), **sizes}
-        known["scale"] = values.get("rescale_factor", 1 / 255) if values.get("do_rescale", True) else None
+        fields = {"resample": values.get("resample", -1), **sizes}
+        fields["scale"] = values.get("rescale_factor", 1 / 255) if values.get("do_rescale", True) else None
         if values.get("do_normalize", True):
-            known |= {"mean": values.get("image_mean"), "std": values.get("image_std")}
-        return validated(cls, known, where)
+            fields |= {"mean": values.get("image_mean"), "std": values.get("image_std")}
+        return validated(cls, fields, where)
 
     @classmethod
     def of_folder(cls, folder: Path) -> Self:
@@ -113,13 +113,13 @@ class ImageProcessor(Config):
             size: height and width in pixels.
         """
         if self.crop is None:
-            others = dict.fromkeys(("shortest", "most_patches", "pixels"))
-            return self.model_copy(update={"height": size, "width": size, **others})
+            no_sizes = dict.fromkeys(("shortest", "most_patches", "pixels"))
+            return self.model_copy(update={"height": size, "width": size, **no_sizes})
         factor = size / min(self.crop)
-        scaled = {
+        scaled_sizes = {
             name: round(edge * factor) for name in ("height", "width", "shortest") if (edge := getattr(self, name))
         }
-        return self.model_copy(update={**scaled, "crop": (size, size)})
+        return self.model_copy(update={**scaled_sizes, "crop": (size, size)})
 
     def size_of(self, height: int, width: int, patch: int) -> tuple[int, int]:
         """Height and width that an image is resized to.
@@ -181,11 +181,11 @@ def _sizes(size: Any, kind: str, where: str) -> dict[str, Any]:
     if isinstance(size, int):
         # Early files hold a number; what it meant depended on the class that read it.
         size = {"shortest_edge": size} if kind.startswith("CLIP") else {"height": size, "width": size}
-    named = {name: value for name, value in (size or {}).items() if value is not None}
-    if named.keys() == {"height", "width"}:
-        return dict(named)
-    if named.keys() == {"shortest_edge"}:
-        return {"shortest": named["shortest_edge"]}
+    given_sizes = {name: value for name, value in (size or {}).items() if value is not None}
+    if given_sizes.keys() == {"height", "width"}:
+        return dict(given_sizes)
+    if given_sizes.keys() == {"shortest_edge"}:
+        return {"shortest": given_sizes["shortest_edge"]}
     raise BackboneError(
         "the model's images are resized in a way that is not supported",
         where=where,
@@ -196,7 +196,7 @@ def _sizes(size: Any, kind: str, where: str) -> dict[str, Any]:
 
 def _cropped(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
     """The middle of an image; one that is too small gets black borders."""
-    missing = [max(0, wanted - has) for wanted, has in zip((height, width), pixels.shape[:2], strict=True)]
+    missing = [max(0, target - size) for target, size in zip((height, width), pixels.shape[:2], strict=True)]
     borders = [(math.ceil(edge / 2), edge // 2) for edge in missing]
     pixels = np.pad(pixels, [*borders, (0, 0)])
     top, left = (pixels.shape[0] - height) // 2, (pixels.shape[1] - width) // 2

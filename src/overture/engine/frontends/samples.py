@@ -1,4 +1,4 @@
-"""From a decoded sound to what a checkpoint was trained on: resampled, then log-mel bands or normalised samples.
+"""Prepares a decoded sound for a checkpoint: resampled, then log-mel bands or normalised samples.
 
 The maps from samples to features are those of the checkpoint's own feature extractor in transformers, by the values of
 ``preprocessor_config.json``. Resampling is soxr's; the fingerprint names both.
@@ -32,7 +32,7 @@ _RESAMPLED_BY = "soxr HQ"
 
 
 class SoundProcessor:
-    """How a checkpoint prepares sounds.
+    """A checkpoint's preparation of sounds.
 
     Args:
         values: of ``preprocessor_config.json``.
@@ -134,11 +134,11 @@ class SoundProcessor:
         return round((self.window_s or self._chunk_s) * self.rate / pair) * pair
 
 
-def _resampled(samples: numpy.ndarray, rate: int, wanted: int) -> numpy.ndarray:
-    if rate == wanted:
+def _resampled(samples: numpy.ndarray, rate: int, target_rate: int) -> numpy.ndarray:
+    if rate == target_rate:
         return samples
     try:
         import soxr
     except ImportError:
         raise ConfigError(f"sounds of {rate} samples a second need soxr", fix=install("audio")) from None
-    return numpy.asarray(soxr.resample(samples, rate, wanted, quality="HQ"), dtype=numpy.float32)
+    return numpy.asarray(soxr.resample(samples, rate, target_rate, quality="HQ"), dtype=numpy.float32)

@@ -30,7 +30,7 @@ class TextFrontend:
     modalities = frozenset({"text"})
 
     def __init__(self, tokenizer: Tokenizer | NoWords, backbone: Backbone) -> None:
-        # A model without words has none of what only a real one can be asked for.
+        # Callers use the attributes that `NoWords` lacks only for models with words.
         self.tokenizer, self.backbone = cast(Tokenizer, tokenizer), backbone
 
     @property
@@ -80,9 +80,9 @@ def text_backbone(
         model: as in `Backbone`.
         tokenizer: the model's.
         others: make the frontends of other modalities.
-        id: how the user named it.
-        revision: of a Hub model.
-        weights_sha256: fingerprint of the weight files; from the tensors when empty.
+        id: the user's name for it.
+        revision: commit of a Hub model.
+        weights_sha256: fingerprint of the weight files; computed from the tensors when empty.
 
     Raises:
         BackboneError: the family is not supported.

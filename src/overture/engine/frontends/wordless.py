@@ -1,4 +1,4 @@
-"""The tokenizer of a model that reads no text: it has no tokens, and nothing that is written can be read by it."""
+"""Stands for the tokenizer of a model that reads no text: it has no tokens and refuses every text."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
@@ -93,7 +93,7 @@ class NoWords:
         return self.encode_plain(text)
 
     def split_specials(self, text: str) -> list[tuple[str, bool]]:
-        """The whole text, in which nothing is special; what of it is no field is refused when it becomes tokens."""
+        """The whole text as one piece; `encode_template` refuses it later."""
         return [(text, False)] if text else []
 
     def chat(self, messages: Sequence[dict[str, str]]) -> str:

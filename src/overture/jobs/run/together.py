@@ -30,8 +30,8 @@ def joined(config: TuneConfig) -> AbstractContextManager[Ranks | None]:
 
 
 def losses_named(ranks: Ranks | None) -> AbstractContextManager[None]:
-    """Name a process that is lost, so that the run's folder says so; see `engine.ranks.losses_named`."""
-    return nullcontext() if ranks is None else engine_ranks.losses_named(ranks.launch)
+    """Name a process that is lost, so that the run's folder says so; see `engine.ranks.lost_process_named`."""
+    return nullcontext() if ranks is None else engine_ranks.lost_process_named(ranks.launch)
 
 
 def is_first(ranks: Ranks | None) -> bool:
