@@ -43,6 +43,6 @@ def trained_names(backbone: Backbone, layers: int | None, with_words: bool) -> s
         raise ConfigError(
             "the model has fewer layers", where="layers", got=str(layers), wanted=f"1 to {backbone.info.num_layers}"
         )
-    every = names_in(backbone, [backbone.model]) - idle_names(backbone)
-    names = every if layers is None else upper_names(backbone, layers) & every
+    all_names = names_in(backbone, [backbone.model]) - idle_names(backbone)
+    names = all_names if layers is None else upper_names(backbone, layers) & all_names
     return names if with_words else names - head_names(backbone)

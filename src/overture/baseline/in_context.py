@@ -45,9 +45,9 @@ def chosen_shots(task: Task, rows: Sequence[Row], count: int, seed: int, choice:
     labels = sorted(groups)
     random.shuffle(labels)
     turns = (groups[label][turn] for turn in range(count) for label in labels if turn < len(groups[label]))
-    chosen = [row for row, _ in zip(turns, range(count), strict=False)]
-    random.shuffle(chosen)
-    return chosen
+    shots = [row for row, _ in zip(turns, range(count), strict=False)]
+    random.shuffle(shots)
+    return shots
 
 
 def in_context_prompt(
@@ -63,21 +63,23 @@ def in_context_prompt(
     Raises:
         DataError: not one example fits.
     """
-    shots, following = _fitting(backbone, task, chosen_shots(task, train, count, seed), scored)
-    return _memory_of(backbone, following, shots), following, len(shots)
+    shots, row_encoder = _fitting_shots(backbone, task, chosen_shots(task, train, count, seed), scored)
+    return _memory_of(backbone, row_encoder, shots), row_encoder, len(shots)
 
 
-def _fitting(backbone: Backbone, task: Task, shots: list[Row], scored: Sequence[Row]) -> tuple[list[Row], Encoder]:
+def _fitting_shots(
+    backbone: Backbone, task: Task, shots: list[Row], scored: Sequence[Row]
+) -> tuple[list[Row], Encoder]:
     """As many of the examples as leave room for the longest row, and the encoder of the rows behind them."""
     encoder = Encoder(task, backbone.text.tokenizer)
     while shots:
-        following = Encoder(task, backbone.text.tokenizer, behind=len(shot_ids(encoder, shots)))
+        row_encoder = Encoder(task, backbone.text.tokenizer, behind=len(shot_ids(encoder, shots)))
         try:
-            following.encode(scored, bos=False)
+            row_encoder.encode(scored, bos=False)
         except DataError:
             shots = shots[:-1]
             continue
-        return shots, following
+        return shots, row_encoder
     raise DataError(
         "no in-context example fits in front of the rows",
         wanted=f"at most {backbone.text.tokenizer.max_length} tokens of examples and a row, the model's context",
@@ -96,31 +98,31 @@ def build(request: Request) -> Built:
         DataError: not one example fits.
     """
     options: InContextOptions = request.options
-    return _nearest(request, options) if options.choice == "nearest" else _alike(request, options)
+    return _build_nearest(request, options) if options.choice == "nearest" else _build_fixed(request, options)
 
 
 # -- the same examples for all rows
 
 
-def _alike(request: Request, options: InContextOptions) -> Built:
+def _build_fixed(request: Request, options: InContextOptions) -> Built:
     request = request.calibrated() if options.calibrated else request
     backbone, task = request.backbone, request.task
-    drawn = chosen_shots(task, request.splits["train"], options.shots, request.seed, options.choice)
+    candidates = chosen_shots(task, request.splits["train"], options.shots, request.seed, options.choice)
     scored = [row for name, split in request.splits.items() if name != "train" for row in split]
-    shots, encoder = _fitting(backbone, task, drawn, scored)
+    shots, encoder = _fitting_shots(backbone, task, candidates, scored)
     rows = {name: encoder.encode(split, bos=False) for name, split in request.splits.items() if name != "train"}
-    shots, tried = _ordered(request, options, encoder, shots, rows["validation"])
+    shots, num_orders = _best_order(request, options, encoder, shots, rows["validation"])
     model = PromptedModel(backbone, _memory_of(backbone, encoder, shots))
     return Built(
         model,
         rows,
         stored_bytes=_text_bytes(encoder, shots),
-        facts={"shots": len(shots), "choice": options.choice, "orders": tried},
+        facts={"shots": len(shots), "choice": options.choice, "orders": num_orders},
         notices=encoder.notices,
     )
 
 
-def _ordered(
+def _best_order(
     request: Request, options: InContextOptions, encoder: Encoder, shots: list[Row], validation: Sequence[Encoded]
 ) -> tuple[list[Row], int]:
     """The examples in the order with the best validation score, and the number of orders that were tried."""
@@ -147,21 +149,22 @@ def _ordered(
 # -- the nearest examples of every row
 
 
-def _nearest(request: Request, options: InContextOptions) -> Built:
+def _build_nearest(request: Request, options: InContextOptions) -> Built:
     encoder = Encoder(request.task, request.backbone.text.tokenizer)
     pool = list(request.splits["train"])
-    known = features_of(request.backbone, _bare(encoder, pool), is_mean=True)
+    pool_features = features_of(request.backbone, _without_anchor(encoder, pool), is_mean=True)
     # Hidden states share a large common part; without it their angles tell texts apart.
-    common = known.mean(0)
-    known = torch.nn.functional.normalize(known - common, dim=1)
+    common = pool_features.mean(0)
+    pool_features = torch.nn.functional.normalize(pool_features - common, dim=1)
     facts: dict[str, Any] = {"shots": options.shots, "choice": "nearest", "fewest": options.shots}
 
     def behind_nearest(name: str, split: Sequence[Row]) -> list[Encoded]:
         del name
-        features = features_of(request.backbone, _bare(encoder, split), is_mean=True)
-        order = ((features - common) @ known.T).argsort(dim=1, descending=True, stable=True)[:, : options.shots]
+        features = features_of(request.backbone, _without_anchor(encoder, split), is_mean=True)
+        order = ((features - common) @ pool_features.T).argsort(dim=1, descending=True, stable=True)[:, : options.shots]
         encoded = [
-            _behind(encoder, row, [pool[i] for i in near]) for row, near in zip(split, order.tolist(), strict=True)
+            _encode_behind(encoder, row, [pool[i] for i in indices])
+            for row, indices in zip(split, order.tolist(), strict=True)
         ]
         facts["fewest"] = min(facts["fewest"], *(count for _, count in encoded))
         return [replace(part, row=number) for number, (parts, _) in enumerate(encoded) for part in parts]
@@ -169,34 +172,34 @@ def _nearest(request: Request, options: InContextOptions) -> Built:
     return Built(
         PromptedModel(request.backbone),
         LazyRows(behind_nearest, {name: split for name, split in request.splits.items() if name != "train"}),
-        stored_bytes=_text_bytes(encoder, pool) + known.numel() * known.element_size(),
+        stored_bytes=_text_bytes(encoder, pool) + pool_features.numel() * pool_features.element_size(),
         facts=facts,
     )
 
 
-def _behind(encoder: Encoder, row: Row, nearest: list[Row]) -> tuple[list[Encoded], int]:
+def _encode_behind(encoder: Encoder, row: Row, nearest: list[Row]) -> tuple[list[Encoded], int]:
     """A row's parts behind the examples, the nearest last, and how many fit; the furthest are left out first."""
     for count in range(len(nearest), 0, -1):
         ids = tuple(shot_ids(encoder, nearest[:count][::-1]))
-        following = Encoder(encoder.task, encoder.tokenizer, behind=len(ids))
+        row_encoder = Encoder(encoder.task, encoder.tokenizer, behind=len(ids))
         try:
-            parts = following.encode([row], bos=False)
+            parts = row_encoder.encode([row], bos=False)
         except DataError:
             continue
-        return [_following(ids, part) for part in parts], count
+        return [_with_examples(ids, part) for part in parts], count
     return encoder.encode([row]), 0
 
 
-def _following(ids: tuple[int, ...], part: Encoded) -> Encoded:
+def _with_examples(ids: tuple[int, ...], part: Encoded) -> Encoded:
     slots = tuple((index + len(ids), number) for index, number in part.slots)
     return replace(part, input=(Tokens(ids), *part.input), slots=slots)
 
 
-def _bare(encoder: Encoder, split: Sequence[Row]) -> list[Encoded]:
+def _without_anchor(encoder: Encoder, split: Sequence[Row]) -> list[Encoded]:
     """Each row, or its first part, without the template's constant end, which would make all of them alike."""
     rows = [row for row in encoder.encode(split) if row.part == 0]
-    cut = [(row, row.input_ids) for row in rows]
-    return [replace(row, input=(Tokens(ids[:-1]),), anchor=(Tokens(ids[-1:]),)) if ids else row for row, ids in cut]
+    pairs = [(row, row.input_ids) for row in rows]
+    return [replace(row, input=(Tokens(ids[:-1]),), anchor=(Tokens(ids[-1:]),)) if ids else row for row, ids in pairs]
 
 
 def _text_bytes(encoder: Encoder, shots: Sequence[Row]) -> int:

@@ -75,7 +75,7 @@ def build(request: Request) -> Built:
         DataError: all training rows have one label.
     """
     options: LinearOptions = request.options
-    candidates = _candidates(request, _wanted(options, request.backbone))
+    candidates = _candidates(request, _places_to_read(options, request.backbone))
     probe = best_probe(candidates, request.rows, len(request.task.words), options.penalties)
     head = LinearHead(request.backbone, probe.weight, probe.bias, probe.read_at, request.cache)
     values = head.values
@@ -91,7 +91,7 @@ def build(request: Request) -> Built:
     )
 
 
-def _wanted(options: LinearOptions, backbone: Backbone) -> list[ReadAt]:
+def _places_to_read(options: LinearOptions, backbone: Backbone) -> list[ReadAt]:
     """All that may be read."""
     num_layers = backbone.info.num_layers
     if isinstance(options.layer, int) and options.layer > num_layers:
@@ -109,11 +109,11 @@ def _wanted(options: LinearOptions, backbone: Backbone) -> list[ReadAt]:
     ]
 
 
-def _candidates(request: Request, wanted: Sequence[ReadAt]) -> dict[ReadAt, Features]:
+def _candidates(request: Request, places: Sequence[ReadAt]) -> dict[ReadAt, Features]:
     """Features of all readings; the model runs once."""
-    if len(wanted) > 1:
-        return readings(Inputs(request.backbone, request.cache, _MAX_TOKENS), request.rows, wanted)
-    (read_at,) = wanted
+    if len(places) > 1:
+        return readings(Inputs(request.backbone, request.cache, _MAX_TOKENS), request.rows, places)
+    (read_at,) = places
     features = {
         name: _features(request.backbone, request.cache, request.rows[name], read_at).double()
         for name in ("train", "validation")

@@ -144,5 +144,7 @@ def build_baseline(name: str, options: Mapping[str, Any], request: "Request") ->
         request.need_decoder(f"baseline {name!r}")
     checked = validated(baseline.options, dict(options), f"baseline {name}")
     module, function = baseline.maker.split(".")
-    built: Built = getattr(import_module(f"overture.baseline.{module}"), function)(replace(request, options=checked))
-    return built
+    baseline_model: Built = getattr(import_module(f"overture.baseline.{module}"), function)(
+        replace(request, options=checked)
+    )
+    return baseline_model

@@ -65,17 +65,17 @@ class Capabilities:
         is_written = isinstance(question, Answers | Continuations | Likelihoods)
         if is_written and self.kind == "encoder":
             raise self._refused(*_WRITES_NOTHING)
-        allowed: set[int] = set()
+        checked: set[int] = set()
         for row, injection in pairs:
             self._check_length(row, injection, question)
             segments = [segment for segment in (*row.input, *row.anchor) if len(segment)]
-            strange = {s.modality if isinstance(s, Signal) else "text" for s in segments} - self.modalities
-            if strange:
-                wanted = ", ".join(sorted(self.modalities))
-                raise self._refused("the model does not read this input", got=", ".join(sorted(strange)), wanted=wanted)
-            if injection is not None and id(injection) not in allowed:
+            foreign = {s.modality if isinstance(s, Signal) else "text" for s in segments} - self.modalities
+            if foreign:
+                own = ", ".join(sorted(self.modalities))
+                raise self._refused("the model does not read this input", got=", ".join(sorted(foreign)), wanted=own)
+            if injection is not None and id(injection) not in checked:
                 self._check_prompt(injection)
-                allowed.add(id(injection))
+                checked.add(id(injection))
             if self.kind == "encoder" and not isinstance(question, Features):
                 self._check_labels(row, injection)
             if isinstance(question, Likelihoods):
@@ -95,11 +95,13 @@ class Capabilities:
         if isinstance(question, TokenShares) and self.kind != "decoder":
             raise self._refused("only a decoder predicts the tokens that it reads", "choose a decoder with --backbone")
         is_written = isinstance(question, Answers | Continuations)
-        written = question.max_new_tokens if isinstance(question, Answers | Continuations) else row.target.num_tokens
-        num_tokens = row.num_text + length + written
+        num_written = (
+            question.max_new_tokens if isinstance(question, Answers | Continuations) else row.target.num_tokens
+        )
+        num_tokens = row.num_text + length + num_written
         if self.kind == "encoder-decoder":
             words = 0 if self.encodes_words else row.num_text - row.num_input
-            num_tokens = max(row.num_text if self.encodes_words else 0, words + self.num_start + written) + length
+            num_tokens = max(row.num_text if self.encodes_words else 0, words + self.num_start + num_written) + length
         if num_tokens > self.max_length:
             raise self._refused(
                 f"row {row.row} does not fit the model's context",
@@ -170,12 +172,12 @@ class Capabilities:
             )
         candidates = target.candidates
         pairs = zip(candidates.words, candidates.label_of, strict=True)
-        several = list(dict.fromkeys(candidates.labels[label] for word, label in pairs if len(word) > 1))
-        if several:
+        long_words = list(dict.fromkeys(candidates.labels[label] for word, label in pairs if len(word) > 1))
+        if long_words:
             raise self._refused(
                 "a mask stands for one token, and the words of these labels have several",
                 "choose words that are one token each, or --set prompt.labels=vectors",
-                got=", ".join(map(repr, several[:5])),
+                got=", ".join(map(repr, long_words[:5])),
             )
 
     def _check_words(self, row: Encoded, injection: Injection | None) -> None:

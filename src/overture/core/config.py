@@ -79,7 +79,7 @@ _SHORT = reprlib.Repr()
 _SHORT.maxlevel, _SHORT.maxlist, _SHORT.maxdict, _SHORT.maxtuple, _SHORT.maxstring = 2, 4, 4, 4, 60
 
 
-def unequal_values(wanted: JsonValue, actual: JsonValue, where: str) -> list[Problem]:
+def unequal_values(expected: JsonValue, actual: JsonValue, where: str) -> list[Problem]:
     """Values that differ in two models' configs, of those that both have: versions of transformers add and drop names.
 
     Args:
@@ -87,17 +87,17 @@ def unequal_values(wanted: JsonValue, actual: JsonValue, where: str) -> list[Pro
         actual: what is there.
         where: name of the whole.
     """
-    if isinstance(wanted, dict) and isinstance(actual, dict):
-        names = [name for name in wanted if name in actual]
-        return [p for name in names for p in unequal_values(wanted[name], actual[name], f"{where}.{name}")]
-    return [] if wanted == actual else [Problem(where, f"{actual!s:.40}, wanted {wanted!s:.40}")]
+    if isinstance(expected, dict) and isinstance(actual, dict):
+        names = [name for name in expected if name in actual]
+        return [p for name in names for p in unequal_values(expected[name], actual[name], f"{where}.{name}")]
+    return [] if expected == actual else [Problem(where, f"{actual!s:.40}, wanted {expected!s:.40}")]
 
 
 def in_words(error: Any) -> str:
     """The message for a wrong value, from one entry of pydantic's `ValidationError.errors()`."""
-    known = _MESSAGES.get(error["type"])
+    message = _MESSAGES.get(error["type"])
     # A message of the library may hold braces that a caller sent.
-    return known.format(**error.get("ctx", {})) if known else str(error["msg"])
+    return message.format(**error.get("ctx", {})) if message else str(error["msg"])
 
 
 def _problems(model: type[BaseModel], error: Any) -> list[Problem]:
@@ -130,15 +130,15 @@ def _problem(model: type[BaseModel], error: Any) -> Problem:
         field = section.model_fields.get(keys[-1]) if section else None
         fix = field.description or "" if field else ""
     # A check of several keys together says what it got itself.
-    shown = (
+    got = (
         ""
         if kind == "missing" or isinstance(error.get("input"), Mapping)
         else f", got {_SHORT.repr(error.get('input'))[:80]}"
     )
-    return Problem(path, f"{message}{shown}", fix)
+    return Problem(path, f"{message}{got}", fix)
 
 
-def unknown_key(path: str, known: Sequence[str], dotted: Iterable[str] = ()) -> Problem:
+def unknown_key(path: str, valid_keys: Sequence[str], dotted: Iterable[str] = ()) -> Problem:
     """The problem with a key that no config has.
 
     Args:
@@ -153,15 +153,15 @@ def unknown_key(path: str, known: Sequence[str], dotted: Iterable[str] = ()) -> 
     fix = ""
     if name in by_name and "." not in path:
         fix = f"did you mean {' or '.join(map(repr, by_name[name]))}?"
-    elif not (fix := did_you_mean(name, known)) and "." not in path:
+    elif not (fix := did_you_mean(name, valid_keys)) and "." not in path:
         near = difflib.get_close_matches(name, by_name, 1)
         fix = f"did you mean {' or '.join(map(repr, by_name[near[0]]))}?" if near else ""
-    return Problem(path, "unknown key", fix or f"known: {', '.join(known)}")
+    return Problem(path, "unknown key", fix or f"known: {', '.join(valid_keys)}")
 
 
-def did_you_mean(text: object, known: Iterable[str]) -> str:
+def did_you_mean(text: object, choices: Iterable[str]) -> str:
     """The nearest known word as a fix; empty where none is near."""
-    near = difflib.get_close_matches(str(text), known, 1)
+    near = difflib.get_close_matches(str(text), choices, 1)
     return f"did you mean {near[0]!r}?" if near else ""
 
 

@@ -104,8 +104,8 @@ class OvertureError(Exception):
         super().__init__(self._message())
 
     def _message(self, max_problems: int = 20) -> str:
-        named = {"where": self.where, "got": self.got, "wanted": self.wanted}
-        lines = [self.what, *(f"  {name}: {text}" for name, text in named.items() if text)]
+        parts = {"where": self.where, "got": self.got, "wanted": self.wanted}
+        lines = [self.what, *(f"  {name}: {text}" for name, text in parts.items() if text)]
         lines += [f"  {line}" for line in problem_lines(self.problems, max_problems)]
         if self.fix:
             lines.append(f"  fix: {self.fix}")

@@ -43,7 +43,7 @@ class LayerMemory:
 
     def map(self, change: "Callable[[torch.Tensor], torch.Tensor]") -> "LayerMemory":
         """The same memory of changed tensors."""
-        return _mapped(self, change)
+        return _with_changed_tensors(self, change)
 
     def lowest(self, num_layers: int) -> "LayerMemory":
         """The memory of the lowest layers alone."""
@@ -256,11 +256,11 @@ class Injection:
 
     def map(self, change: "Callable[[torch.Tensor], torch.Tensor]") -> "Injection":
         """The same injection of changed tensors; the same record where no tensor changed."""
-        return _mapped(self, change)
+        return _with_changed_tensors(self, change)
 
     def tensors(self) -> "dict[str, torch.Tensor]":
         """Its tensors by the names that they have on disk."""
-        return dict(_named(self))
+        return dict(_named_tensors(self))
 
     @classmethod
     def from_tensors(
@@ -280,11 +280,11 @@ class Injection:
         unknown = set(tensors) - STORED
         if unknown or not tensors:
             raise ValueError(f"not the tensors of a prompt: {', '.join(sorted(unknown)) or 'none'}")
-        vectors = _made(Vectors, tensors, place=place, layer=layer)
-        columns = _made(LayerMemory, tensors)
+        vectors = _part_of(Vectors, tensors, place=place, layer=layer)
+        columns = _part_of(LayerMemory, tensors)
         memory = Memory(columns, place) if columns else None
         labels, offset = tensors.get("labels"), tensors.get("offset")
-        return cls(vectors, memory, labels, offset, _made(LabelHead, tensors), read_at)
+        return cls(vectors, memory, labels, offset, _part_of(LabelHead, tensors), read_at)
 
 
 _STORED_PARTS: tuple[Any, ...] = (Vectors, LayerMemory, LabelHead, Injection)
@@ -292,33 +292,33 @@ STORED = frozenset(name for part in _STORED_PARTS for name in part.stored.values
 """Names that tensors of an injection have on disk."""
 
 
-def _mapped(record: Any, change: "Callable[[torch.Tensor], torch.Tensor]") -> Any:
+def _with_changed_tensors(record: Any, change: "Callable[[torch.Tensor], torch.Tensor]") -> Any:
     import torch
 
     changed = {}
     for field in fields(record):
         value = getattr(record, field.name)
         if isinstance(value, torch.Tensor):
-            mapped = change(value)
+            new_value = change(value)
         elif is_dataclass(value):
-            mapped = _mapped(value, change)
+            new_value = _with_changed_tensors(value, change)
         else:
             continue
-        if mapped is not value:
-            changed[field.name] = mapped
+        if new_value is not value:
+            changed[field.name] = new_value
     return replace(record, **changed) if changed else record
 
 
-def _named(record: Any) -> "Iterator[tuple[str, torch.Tensor]]":
+def _named_tensors(record: Any) -> "Iterator[tuple[str, torch.Tensor]]":
     for field in fields(record):
         value = getattr(record, field.name)
         if is_dataclass(value):
-            yield from _named(value)
+            yield from _named_tensors(value)
         elif value is not None and field.name in getattr(record, "stored", ()):
             yield record.stored[field.name], value
 
 
-def _made(part: Any, tensors: "Mapping[str, torch.Tensor]", **others: Any) -> Any:
+def _part_of(part: Any, tensors: "Mapping[str, torch.Tensor]", **options: Any) -> Any:
     """A part of its tensors; None where there are none of them."""
     values = {field: tensors[name] for field, name in part.stored.items() if name in tensors}
     if not values:
@@ -328,4 +328,4 @@ def _made(part: Any, tensors: "Mapping[str, torch.Tensor]", **others: Any) -> An
     }
     if lacking := needed - set(tensors):
         raise ValueError(f"a part of a prompt lacks {', '.join(sorted(lacking))}")
-    return part(**values, **others)
+    return part(**values, **options)

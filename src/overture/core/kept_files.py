@@ -114,18 +114,18 @@ def kept_inputs() -> KeptFiles:
     Raises:
         ConfigError: the limit of the environment is no number.
     """
-    kept = KeptFiles(cache_dir() / "inputs", 0)
-    given = os.environ.get(LIMIT)
-    if given is None:
-        size = sum(file.size_bytes for file in kept.files())
-        kept.limit_bytes = min(_MOST_BYTES, (shutil.disk_usage(cache_dir()).free + size) // _SHARE_OF_DISK)
-        return kept
+    files = KeptFiles(cache_dir() / "inputs", 0)
+    limit = os.environ.get(LIMIT)
+    if limit is None:
+        size = sum(file.size_bytes for file in files.files())
+        files.limit_bytes = min(_MOST_BYTES, (shutil.disk_usage(cache_dir()).free + size) // _SHARE_OF_DISK)
+        return files
     try:
-        kept.limit_bytes = int(float(given) * 1e9)
+        files.limit_bytes = int(float(limit) * 1e9)
     except (ValueError, OverflowError):
-        kept.limit_bytes = -1
-    if kept.limit_bytes < 0:
+        files.limit_bytes = -1
+    if files.limit_bytes < 0:
         raise ConfigError(
-            "the limit of kept inputs is no size", where=LIMIT, got=given, wanted="GB, such as 2; 0 for none"
+            "the limit of kept inputs is no size", where=LIMIT, got=limit, wanted="GB, such as 2; 0 for none"
         )
-    return kept
+    return files

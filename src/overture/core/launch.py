@@ -38,12 +38,12 @@ def launched(environment: Mapping[str, str] | None = None) -> Launch:
     Raises:
         ConfigError: the environment says something impossible.
     """
-    given = os.environ if environment is None else environment
-    if "RANK" not in given or "WORLD_SIZE" not in given:
+    variables = os.environ if environment is None else environment
+    if "RANK" not in variables or "WORLD_SIZE" not in variables:
         return Launch()
     names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
-    defaults = {"LOCAL_RANK": given["RANK"], "LOCAL_WORLD_SIZE": given["WORLD_SIZE"]}
-    texts = {name: given.get(name, defaults.get(name, "")) for name in names}
+    defaults = {"LOCAL_RANK": variables["RANK"], "LOCAL_WORLD_SIZE": variables["WORLD_SIZE"]}
+    texts = {name: variables.get(name, defaults.get(name, "")) for name in names}
     try:
         launch = Launch(*map(int, texts.values()))
     except ValueError:

@@ -194,10 +194,10 @@ class AtMarks:
     @property
     def gold(self) -> tuple[int, ...]:
         """The right choice at each place where one is made; for labels that may all apply, whether each does."""
-        known = self.marks.gold or ()
+        gold = self.marks.gold or ()
         if self.marks.over == "each":
-            return tuple(int(label in known) for label in range(len(self.candidates.labels)))
-        return known if self.marks.at else ()
+            return tuple(int(label in gold) for label in range(len(self.candidates.labels)))
+        return gold if self.marks.at else ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -95,10 +95,10 @@ def seed_stability(likenesses: Sequence[float]) -> Check:
     return Check(name="seeds", passed=likeness >= _LIKE, value=likeness, text=text)
 
 
-def rank_correlation(first: Sequence[float], second: Sequence[float]) -> float:
+def rank_correlation(values: Sequence[float], other_values: Sequence[float]) -> float:
     """Spearman's; 0 where one side is constant."""
     from scipy.stats import spearmanr
 
-    if len(set(first)) < 2 or len(set(second)) < 2:
+    if len(set(values)) < 2 or len(set(other_values)) < 2:
         return 0.0
-    return float(spearmanr(first, second).statistic)
+    return float(spearmanr(values, other_values).statistic)

@@ -102,8 +102,8 @@ class Measure:
         """How well a text repeats the soft prompt."""
         answers, soft, none = self.said(scores_BC), self.soft, self.none
         of_text_B, of_none_B = (divergences(self.soft_BC, scores) for scores in (scores_BC, self.none_BC))
-        changed = [a == s for a, s, n in zip(answers, soft, none, strict=True) if s != n]
-        accuracy, of_soft, of_none = (self.accuracy(some).value for some in (answers, soft, none))
+        repeats = [a == s for a, s, n in zip(answers, soft, none, strict=True) if s != n]
+        accuracy, of_soft, of_none = (self.accuracy(answers_given).value for answers_given in (answers, soft, none))
         return Fidelity(
             what=what,
             text=text.before + text.after,
@@ -111,7 +111,7 @@ class Measure:
             kl=float(of_text_B.mean()),
             explained=explained(of_text_B, of_none_B, self.seed),
             agreement=share([a == s for a, s in zip(answers, soft, strict=True)]),
-            agreement_where_changed=share(changed) if changed else None,
+            agreement_where_changed=share(repeats) if repeats else None,
             accuracy=self.accuracy(answers),
             accuracy_kept=(accuracy - of_none) / (of_soft - of_none) if self.is_gain_shown else None,
             perplexity=perplexity,

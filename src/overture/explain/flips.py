@@ -45,7 +45,7 @@ def slices(
     groups |= {f"turned to {label}": [a != b and b == label for _, a, b in answers] for label in dict.fromkeys(gold)}
     words_of = [set(re.findall(r"[\w'-]+", text.casefold())) for text in texts]
     rows_with = Counter(word for words in words_of for word in words)
-    tested = []
+    pairs = []
     for name, is_in in groups.items():
         group = sum(is_in)
         if not group:
@@ -53,8 +53,8 @@ def slices(
         hits = Counter(word for words, hit in zip(words_of, is_in, strict=True) if hit for word in words)
         for word, count in rows_with.items():
             if count >= _FEWEST_ROWS:
-                tested.append((word, name, count, hits[word], group))
-    p_values = _fisher([(count, hits, group) for _, _, count, hits, group in tested], len(texts))
+                pairs.append((word, name, count, hits[word], group))
+    p_values = _fisher_p_values([(count, hits, group) for _, _, count, hits, group in pairs], len(texts))
     q_values = benjamini_hochberg(p_values)
     marks = [
         Slice(
@@ -67,19 +67,19 @@ def slices(
             p_value=p,
             q_value=q,
         )
-        for (word, name, count, hits, group), p, q in zip(tested, p_values, q_values, strict=True)
+        for (word, name, count, hits, group), p, q in zip(pairs, p_values, q_values, strict=True)
     ]
     return sorted(marks, key=lambda item: (item.p_value, item.word, item.among))[:_SHOWN]
 
 
-def _fisher(tested: Sequence[tuple[int, int, int]], rows: int) -> list[float]:
+def _fisher_p_values(counts: Sequence[tuple[int, int, int]], rows: int) -> list[float]:
     """Of (rows with the word, hits, group): P(hits so far from what chance gives), on both sides."""
-    if not tested:
+    if not counts:
         return []
     import numpy as np
     from scipy.stats import hypergeom
 
-    rows_with, hits, group = np.array(tested).T
+    rows_with, hits, group = np.array(counts).T
     frequent, rare = hypergeom.sf(hits - 1, rows, group, rows_with), hypergeom.cdf(hits, rows, group, rows_with)
     return [float(p) for p in np.minimum(1.0, 2 * np.minimum(frequent, rare))]
 

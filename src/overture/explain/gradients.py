@@ -44,7 +44,7 @@ def integrated(answerer: LocalAnswerer, prompt: Injection, rows: Sequence[Encode
     ends = [("vectors", prompt.vectors.values)] if prompt.vectors else []
     if prompt.memory:
         ends += [("keys", prompt.memory.memory.keys), ("values", prompt.memory.memory.values)]
-    starts = [_baseline(answerer, name, value) for name, value in ends]
+    starts = [_baseline_values(answerer, name, value) for name, value in ends]
     places, weights = np.polynomial.legendre.leggauss(nodes)
     gradients = [torch.zeros_like(value) for _, value in ends]
     for place, weight in zip((places + 1) / 2, weights / 2, strict=True):
@@ -53,7 +53,7 @@ def integrated(answerer: LocalAnswerer, prompt: Injection, rows: Sequence[Encode
             for start, (_, end) in zip(starts, ends, strict=True)
         ]
         with torch.enable_grad():
-            likelihood = -_mean_loss(answerer, _with(prompt, values), rows)
+            likelihood = -_mean_loss(answerer, _with_values(prompt, values), rows)
             slopes = torch.autograd.grad(likelihood, values)
         gradients = [total + float(weight) * slope for total, slope in zip(gradients, slopes, strict=True)]
     columns: list[float] = []
@@ -65,7 +65,9 @@ def integrated(answerer: LocalAnswerer, prompt: Injection, rows: Sequence[Encode
         keys, values_of_memory = products[-2:]
         columns += (keys + values_of_memory).sum((0, 1, 3)).tolist()
     with torch.no_grad():
-        difference = float(_mean_loss(answerer, _with(prompt, starts), rows) - _mean_loss(answerer, prompt, rows))
+        difference = float(
+            _mean_loss(answerer, _with_values(prompt, starts), rows) - _mean_loss(answerer, prompt, rows)
+        )
     return Integrated(columns, abs(sum(columns) - difference) / max(abs(difference), 1e-9))
 
 
@@ -73,7 +75,7 @@ def _mean_loss(answerer: LocalAnswerer, prompt: Injection, rows: Sequence[Encode
     return answerer.losses(rows, [prompt] * len(rows), with_vector_targets=False).mean()
 
 
-def _with(prompt: Injection, values: Sequence[Tensor]) -> Injection:
+def _with_values(prompt: Injection, values: Sequence[Tensor]) -> Injection:
     changed, remaining = prompt, list(values)
     if prompt.vectors:
         changed = replace(changed, vectors=replace(prompt.vectors, values=remaining.pop(0)))
@@ -83,7 +85,7 @@ def _with(prompt: Injection, values: Sequence[Tensor]) -> Injection:
     return changed
 
 
-def _baseline(answerer: LocalAnswerer, name: str, value: Tensor) -> Tensor:
+def _baseline_values(answerer: LocalAnswerer, name: str, value: Tensor) -> Tensor:
     if name != "vectors":
         return torch.zeros_like(value)
     with torch.no_grad():

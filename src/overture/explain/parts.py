@@ -36,8 +36,8 @@ def without_columns(prompt: Injection, left_out: Sequence[int]) -> Injection | N
     memory = prompt.memory
     if memory and (columns := [n - num_vectors for n in left_out if n >= num_vectors]):
         memory = Memory(_memory_without(memory.memory, columns), memory.place)
-    rest = replace(prompt, vectors=vectors, memory=memory)
-    return rest if vectors or memory or rest.labels is not None or rest.offset is not None else None
+    reduced = replace(prompt, vectors=vectors, memory=memory)
+    return reduced if vectors or memory or reduced.labels is not None or reduced.offset is not None else None
 
 
 def _vectors_without(vectors: Vectors, left_out: Sequence[int]) -> Vectors | None:
@@ -47,16 +47,16 @@ def _vectors_without(vectors: Vectors, left_out: Sequence[int]) -> Vectors | Non
         values = vectors.values.clone()
         values[list(left_out)] = 0.0
         return replace(vectors, values=values)
-    kept = [n for n in range(vectors.length) if n not in set(left_out)]
-    if not kept:
+    remaining = [n for n in range(vectors.length) if n not in set(left_out)]
+    if not remaining:
         return None
     split = vectors.split
     if split is not None:
-        num_before = sum(n < vectors.num_before for n in kept)
-        split = split.new_zeros(len(kept) + 1)
+        num_before = sum(n < vectors.num_before for n in remaining)
+        split = split.new_zeros(len(remaining) + 1)
         split[num_before] = 1
     targets = ()
-    return replace(vectors, values=vectors.values[kept], split=split, targets=targets)
+    return replace(vectors, values=vectors.values[remaining], split=split, targets=targets)
 
 
 def _memory_without(memory: LayerMemory, left_out: Sequence[int]) -> LayerMemory:

@@ -40,8 +40,8 @@ def vocabulary_shift(
     changes: dict[int, Tensor] = {}
     for batch in scoring_batches(rows, _MAX_TOKENS):
         hidden = [
-            torch.stack([readout.hidden[0] for readout in model.ask(some, Readouts())])
-            for model, some in ((with_prompt, batch), (without, [alone_of[row.row] for row in batch]))
+            torch.stack([readout.hidden[0] for readout in model.ask(model_rows, Readouts())])
+            for model, model_rows in ((with_prompt, batch), (without, [alone_of[row.row] for row in batch]))
         ]
         logits = [without.backbone.head(states).float().log_softmax(-1) for states in hidden]
         changes |= zip((row.row for row in batch), (logits[0] - logits[1]).cpu(), strict=True)

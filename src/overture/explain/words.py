@@ -28,8 +28,8 @@ def pieces_of(text: str, most: int) -> list[str]:
 
 def without(pieces: Sequence[str], left_out: Sequence[int]) -> str:
     """The text without some of its pieces; a full stop where nothing is left, since no row's text is empty."""
-    kept = [piece for number, piece in enumerate(pieces) if number not in set(left_out)]
-    return "".join(kept).strip() or "."
+    remaining = [piece for number, piece in enumerate(pieces) if number not in set(left_out)]
+    return "".join(remaining).strip() or "."
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,7 @@ def words_check(rows: Sequence[Occluded], seed: int) -> Check:
     with them alone (DeYoung et al. 2020, "ERASER"). Raw values do not compare between models or prompts (Edin et al.
     2024, "Normalized AOPC"), so both stand beside those of random orders.
     """
-    random, gains, of_rows = Random(seed), [], []
+    random, gains, row_values = Random(seed), [], []
     for row in rows:
         length = row.num_pieces
         if length < _FEWEST_PIECES:
@@ -67,13 +67,15 @@ def words_check(rows: Sequence[Occluded], seed: int) -> Check:
         removed = [[order[:depth], order[depth:]] for order in orders for depth in depths]
         losses = row.losses_of([numbers for pair in removed for numbers in pair])
         # [orders, depths, (without the first, with them alone)].
-        lost = (losses - row.loss).view(len(orders), len(depths), 2).mean(1)
-        gains.append(float(lost[0, 0] - lost[1:, 0].mean()))
-        of_rows.append((*lost[0].tolist(), *lost[1:].mean(0).tolist()))
+        losses_ODS = (losses - row.loss).view(len(orders), len(depths), 2).mean(1)
+        gains.append(float(losses_ODS[0, 0] - losses_ODS[1:, 0].mean()))
+        row_values.append((*losses_ODS[0].tolist(), *losses_ODS[1:].mean(0).tolist()))
     if len(gains) < 2:
         return Check(name="words", passed=None, text=f"too few rows of at least {_FEWEST_PIECES} words")
     gain = mean_of(gains)
-    without_first, first_alone, without_random, random_alone = [fmean(column) for column in zip(*of_rows, strict=True)]
+    without_first, first_alone, without_random, random_alone = [
+        fmean(column) for column in zip(*row_values, strict=True)
+    ]
     text = (
         f"leaving out the words that are named first costs the answer {without_first:.3f} nats, random words "
         f"{without_random:.3f}; the difference is {gain.value:.3f} ({gain.low:.3f} to {gain.high:.3f}) on {gain.n} "

@@ -45,10 +45,10 @@ def gcg(scorer: TextScorer, length: int, steps: int, random: Random) -> Candidat
         top_PK = gains_PV.topk(min(_TOP, gains_PV.shape[1])).indices.tolist()
         for _ in range(_WIDTH):
             place = random.randrange(len(ids))
-            swapped = [*ids[:place], random.choice(top_PK[place]), *ids[place + 1 :]]
-            candidate = Candidate(text=tokenizer.decode(swapped), origin="gcg")
+            swapped_ids = [*ids[:place], random.choice(top_PK[place]), *ids[place + 1 :]]
+            candidate = Candidate(text=tokenizer.decode(swapped_ids), origin="gcg")
             if (
-                tokenizer.encode_plain(candidate.text) == swapped
+                tokenizer.encode_plain(candidate.text) == swapped_ids
                 and (loss := _loss(scorer, candidate, rows)) < best_loss
             ):
                 best, best_loss = candidate, loss

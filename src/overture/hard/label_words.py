@@ -154,30 +154,30 @@ def assignments(
     scores_NT = torch.cat([_likelihoods(backbone, chunk)[:, tokens] for chunk in chunks])
     choices = [[columns[word.token] for word in of_label] for of_label in candidates]
     spellings = {column: texts[token].casefold() for column, token in enumerate(tokens)}
-    start = _first_free(choices, spellings)
+    start = _first_assignment(choices, spellings)
     if start is None:
         return {}
-    climbed = _climbed(start, choices, spellings, scores_NT, labels_N, rounds, shares_NC)
+    climbed = _hill_climbed(start, choices, spellings, scores_NT, labels_N, rounds, shares_NC)
     return {
         name: tuple(texts[tokens[column]] for column in assignment)
         for name, assignment in {"ratio": start, "climbed": climbed}.items()
     }
 
 
-def _first_free(choices: Sequence[Sequence[int]], spellings: dict[int, str]) -> list[int] | None:
+def _first_assignment(choices: Sequence[Sequence[int]], spellings: dict[int, str]) -> list[int] | None:
     """The first word of each label that no earlier label has; None where a label has none left."""
-    taken: set[str] = set()
+    used_spellings: set[str] = set()
     assignment = []
     for of_label in choices:
-        free = next((word for word in of_label if spellings[word] not in taken), None)
+        free = next((word for word in of_label if spellings[word] not in used_spellings), None)
         if free is None:
             return None
-        taken.add(spellings[free])
+        used_spellings.add(spellings[free])
         assignment.append(free)
     return assignment
 
 
-def _climbed(
+def _hill_climbed(
     start: Sequence[int],
     choices: Sequence[Sequence[int]],
     spellings: dict[int, str],
@@ -188,22 +188,22 @@ def _climbed(
 ) -> list[int]:
     """The assignment after changing one label's word at a time while accuracy, then loss, or loss alone improves."""
 
-    def worth(assignment: Sequence[int]) -> tuple[float, float]:
+    def quality(assignment: Sequence[int]) -> tuple[float, float]:
         scores_NC = scores_NT[:, list(assignment)].log_softmax(1)
         if shares_NC is not None:
             return 0.0, float((shares_NC.to(scores_NC) * scores_NC).sum(1).mean())
         accuracy = (scores_NC.argmax(1) == labels_N).float().mean()
         return float(accuracy), -float(torch.nn.functional.nll_loss(scores_NC, labels_N))
 
-    best, best_worth = list(start), worth(start)
+    best, best_quality = list(start), quality(start)
     for _ in range(rounds):
-        before = list(best)
+        start_of_round = list(best)
         for label, of_label in enumerate(choices):
-            taken = {spellings[word] for number, word in enumerate(best) if number != label}
+            used_spellings = {spellings[word] for number, word in enumerate(best) if number != label}
             for word in of_label:
-                changed = [*best[:label], word, *best[label + 1 :]]
-                if spellings[word] not in taken and (changed_worth := worth(changed)) > best_worth:
-                    best, best_worth = changed, changed_worth
-        if best == before:
+                candidate = [*best[:label], word, *best[label + 1 :]]
+                if spellings[word] not in used_spellings and (changed_quality := quality(candidate)) > best_quality:
+                    best, best_quality = candidate, changed_quality
+        if best == start_of_round:
             break
     return best

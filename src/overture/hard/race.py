@@ -60,14 +60,14 @@ def raced(
 
 def row_scores(num_candidates: int, num_rows: int, first: int) -> int:
     """Pairs of a candidate and a row that a race scores, when half of the candidates go on."""
-    total, done, running = 0, 0, num_candidates
+    total, num_scored, running = 0, 0, num_candidates
     end = min(first, num_rows)
     while True:
-        total += running * (end - done)
-        done = end
-        if done == num_rows:
+        total += running * (end - num_scored)
+        num_scored = end
+        if num_scored == num_rows:
             return total
-        running, end = math.ceil(running / 2), min(2 * done, num_rows)
+        running, end = math.ceil(running / 2), min(2 * num_scored, num_rows)
 
 
 def balanced_order(groups: Sequence[str], random: Random) -> list[int]:
@@ -108,7 +108,11 @@ def luck_of(
     rights_FN, losses_FN = np.array(rights, dtype=float), np.array(losses)
     n = rights_FN.shape[1]
     pairs = list(combinations(rights_FN, 2))
-    disagreement = fmean(float(np.mean(first != second)) for first, second in pairs) if pairs else 0.0
+    disagreement = (
+        fmean(float(np.mean(one_finalist != other_finalist)) for one_finalist, other_finalist in pairs)
+        if pairs
+        else 0.0
+    )
     random = np.random.default_rng(0)
     weights_RN = random.multinomial(n, [1 / n] * n, size=_RESAMPLES) / n
     excess_RF = weights_RN @ rights_FN.T - rights_FN.mean(1)
@@ -116,16 +120,16 @@ def luck_of(
     chosen_excess_R = excess_RF[np.arange(_RESAMPLES), chosen_R]
     # All finalists' mean excess is 0 but for the noise of resampling, which this takes off.
     points = float(np.mean(chosen_excess_R - excess_RF.mean(1)))
-    most = None
+    most_points = None
     if num_test:
         share = float(rights_FN.mean())
         test_noise_R = random.normal(0, math.sqrt(share * (1 - share) / num_test), _RESAMPLES)
-        most = float(np.quantile(chosen_excess_R + test_noise_R, _WITHIN))
+        most_points = float(np.quantile(chosen_excess_R + test_noise_R, _WITHIN))
     return Luck(
         candidates=num_candidates,
         finalists=len(rights),
         rows=n,
         disagreement=disagreement,
         points=points,
-        most=most,
+        most=most_points,
     )

@@ -43,7 +43,7 @@ class Refused(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class _Shown:
+class _EncodedRows:
     """Rows as one wording shows them.
 
     Args:
@@ -91,11 +91,11 @@ class TextScorer:
         self.answerer = LocalAnswerer(backbone, cache or InputCache())
         self.judge = LocalJudge(self.answerer, max_tokens=4096)
         self.tokens = 0.0
-        self._shown: dict[tuple[str, bool], _Shown] = {}
+        self._encoded: dict[tuple[str, bool], _EncodedRows] = {}
         self._texts: dict[str, TextPrompt] = {}
         self._blocks: dict[str, list[list[int]]] = {}
-        self._kept: set[tuple[Segment, ...]] = set()
-        self._copied = {gram for row in splits["train"] for gram in _grams(" ".join(texts_of(task, row).values()))}
+        self._read_inputs: set[tuple[Segment, ...]] = set()
+        self._row_grams = {gram for row in splits["train"] for gram in _grams(" ".join(texts_of(task, row).values()))}
 
     # -- what a candidate is
 
@@ -121,10 +121,10 @@ class TextScorer:
             ids = tokenizer.encode_plain(text) if text else []
             if len(ids) > self.room:
                 raise Refused(f"longer than {self.room} tokens")
-            if any(gram in self._copied for gram in _grams(text)):
+            if any(gram in self._row_grams for gram in _grams(text)):
                 raise Refused(f"{_COPIED_WORDS} words or more of a training row")
             prompt = self._rendered(candidate, ids)
-            if prompt.ids and len(prompt.ids) + self.shown(candidate.wording, prompt.begins).longest > (
+            if prompt.ids and len(prompt.ids) + self.encoded(candidate.wording, prompt.begins).longest > (
                 tokenizer.max_length
             ):
                 raise Refused("no room for rows in the model's context")
@@ -144,20 +144,20 @@ class TextScorer:
         instruction = candidate.text if is_front else ""
         front, shots = list(tokenizer.bos_ids), list[Shot]()
         front += ids if is_front else []
-        shown = ""
+        example_text = ""
         if candidate.shots:
             rows = [self.splits["train"][number] for number in candidate.shots]
-            encoder = self.shown(candidate.wording, False).encoder
+            encoder = self.encoded(candidate.wording, False).encoder
             # An example looks as its row does, the instruction behind the input left out.
             try:
                 example_ids = shot_ids(encoder, rows)
             except DataError as error:
                 raise Refused(f"examples: {error.what}") from None
             front += example_ids[len(tokenizer.bos_ids) :]
-            shown = "".join(row_text(encoder, row) + "\n\n" for row in rows)
+            example_text = "".join(row_text(encoder, row) + "\n\n" for row in rows)
             shots = [Shot(fields=dict(texts_of(self.task, row)), answer=self._answer(encoder, row)) for row in rows]
         return TextPrompt(
-            before=instruction + shown,
+            before=instruction + example_text,
             after=after,
             before_ids=front,
             after_ids=after_ids,
@@ -177,15 +177,15 @@ class TextScorer:
         if not isinstance(self.task.template, str) or candidate.shots:
             # A chat's marks, and an example's cuts, are tokens of their own on both sides.
             return True
-        shown = self.shown(candidate.wording, prompt.begins)
+        encoded_rows = self.encoded(candidate.wording, prompt.begins)
         tokenizer, bos = self.backbone.text.tokenizer, list(self.backbone.text.tokenizer.bos_ids)
-        anchor_text, anchor_ids = shown.encoder.anchor
-        for row, encoded in zip(self.splits["train"][:_PROBES], shown.rows["train"][:_PROBES], strict=True):
-            answer = self._answer(shown.encoder, row)
-            whole = row_text(shown.encoder, row).removesuffix(answer)
-            input_text = whole.removesuffix(anchor_text)
+        anchor_text, anchor_ids = encoded_rows.encoder.anchor
+        for row, encoded in zip(self.splits["train"][:_PROBES], encoded_rows.rows["train"][:_PROBES], strict=True):
+            answer = self._answer(encoded_rows.encoder, row)
+            row_as_text = row_text(encoded_rows.encoder, row).removesuffix(answer)
+            input_text = row_as_text.removesuffix(anchor_text)
             input_ids = list(encoded.input_ids)[0 if prompt.begins else len(bos) :]
-            if tokenizer.encode_template(whole) != [*input_ids, *anchor_ids] or not anchor_ids:
+            if tokenizer.encode_template(row_as_text) != [*input_ids, *anchor_ids] or not anchor_ids:
                 continue
             text = prompt.before + input_text + prompt.after + anchor_text
             front = prompt.before_ids[len(bos) :] if prompt.begins else []
@@ -193,7 +193,7 @@ class TextScorer:
                 return False
         return True
 
-    def shown(self, wording: Wording, follows: bool) -> _Shown:
+    def encoded(self, wording: Wording, follows: bool) -> _EncodedRows:
         """The rows as a wording shows them.
 
         Raises:
@@ -202,37 +202,37 @@ class TextScorer:
         # What is done to the scores changes nothing of what is read.
         wording = wording.model_copy(update={"scaling": None})
         key = (json.dumps(wording.dump(), sort_keys=True), follows)
-        if key not in self._shown:
+        if key not in self._encoded:
             try:
                 task = self.task_of(wording)
                 encoder = Encoder(task, self.backbone.text.tokenizer, reserve=self.room, follows=follows)
-                parts = {name: self._judged(name, encoder.encode(split)) for name, split in self.splits.items()}
+                parts = {name: self._with_shares(name, encoder.encode(split)) for name, split in self.splits.items()}
             except (DataError, ValueError) as error:
                 raise Refused(f"wording: {getattr(error, 'what', error)}") from None
             rows = {
                 name: [next((part for part in row if part.target.is_known), row[0]) for row in grouped(split)]
                 for name, split in parts.items()
             }
-            self._shown[key] = _Shown(encoder, parts, rows)
-        return self._shown[key]
+            self._encoded[key] = _EncodedRows(encoder, parts, rows)
+        return self._encoded[key]
 
-    def _judged(self, split: str, rows: list[Encoded]) -> list[Encoded]:
+    def _with_shares(self, split: str, rows: list[Encoded]) -> list[Encoded]:
         """Rows with the shares that they are judged by."""
         if split not in self.shares:
             return rows
-        judged = []
+        rows_with_shares = []
         for row, shares in zip(rows, self.shares[split].tolist(), strict=True):
             assert isinstance(row.target, OneOf)
-            judged.append(replace(row, target=replace(row.target, shares=tuple(shares))))
-        return judged
+            rows_with_shares.append(replace(row, target=replace(row.target, shares=tuple(shares))))
+        return rows_with_shares
 
     def rows(self, candidate: Candidate, split: str) -> list[Encoded]:
         """A split's rows as a candidate shows them, of each the part that is scored in races."""
-        return self.shown(candidate.wording, self.text_of(candidate).begins).rows[split]
+        return self.encoded(candidate.wording, self.text_of(candidate).begins).rows[split]
 
     def parts(self, candidate: Candidate, split: str) -> list[Encoded]:
         """A split's rows as a candidate shows them, in all their parts."""
-        return self.shown(candidate.wording, self.text_of(candidate).begins).parts[split]
+        return self.encoded(candidate.wording, self.text_of(candidate).begins).parts[split]
 
     @torch.no_grad()
     def injection(self, candidate: Candidate) -> Injection | None:
@@ -251,21 +251,21 @@ class TextScorer:
             split: of the rows.
             numbers: of the rows.
         """
-        return self._together(candidates, split, numbers, self._losses)
+        return self._replies(candidates, split, numbers, self._losses)
 
     def scores(self, candidates: Sequence[Candidate], split: str, numbers: Sequence[int]) -> Tensor:
         """Log-probabilities of each row's labels, [J, B, C]; calibrated as the task is, scaled as the candidate is."""
-        return self._together(candidates, split, numbers, self._scores)
+        return self._replies(candidates, split, numbers, self._scores)
 
     def _losses(self, task: Task, prompts: Sequence[Injection | None], rows: Sequence[Encoded]) -> Tensor:
         if not rows[0].blanks and not task.is_scaled:
-            known = [number for number, row in enumerate(rows) if row.target.is_known]
-            weights_B = torch.tensor([rows[number].target.weight for number in known])
+            known_rows = [number for number, row in enumerate(rows) if row.target.is_known]
+            weights_B = torch.tensor([rows[number].target.weight for number in known_rows])
             losses_JB = torch.zeros(len(prompts), len(rows))
-            if known:
-                losses = self.judge.losses(prompts, [rows[number] for number in known])
+            if known_rows:
+                losses = self.judge.losses(prompts, [rows[number] for number in known_rows])
                 losses_JB = losses_JB.to(losses.dtype)
-                losses_JB[:, known] = losses.cpu() / weights_B
+                losses_JB[:, known_rows] = losses.cpu() / weights_B
             return losses_JB
         scores_JBC = self._scores(task, prompts, rows)
         return -(shares_of(rows, scores_JBC.shape[-1]) * scores_JBC).sum(-1)
@@ -277,7 +277,7 @@ class TextScorer:
         blanks = self.judge.scores(prompts, rows[0].blanks)[:, None] if rows[0].blanks else None
         return corrected(task, scores_JBC, blanks)
 
-    def _together(
+    def _replies(
         self,
         candidates: Sequence[Candidate],
         split: str,
@@ -304,9 +304,9 @@ class TextScorer:
     def live_tokens(self, candidate: Candidate, rows: Sequence[Encoded]) -> float:
         """Live tokens of scoring a candidate on rows whose texts are kept, as far as it leaves them alone."""
         text = self.text_of(candidate)
-        is_kept = self.backbone.family.is_causal and not text.before_ids
-        whole = sum(row.num_tokens - (row.num_input if is_kept else 0) for row in rows)
-        return whole + len(text.after_ids) * len(rows) + len(text.before_ids)
+        reads_anchor_only = self.backbone.family.is_causal and not text.before_ids
+        num_tokens = sum(row.num_tokens - (row.num_input if reads_anchor_only else 0) for row in rows)
+        return num_tokens + len(text.after_ids) * len(rows) + len(text.before_ids)
 
     def order(self, split: str, numbers: Sequence[int]) -> None:
         """Set the order in which rows will be used: their texts are read in blocks of that order.
@@ -323,30 +323,30 @@ class TextScorer:
 
     def _blocks_of(self, rows: Sequence[Encoded], split: str, numbers: Sequence[int]) -> list[list[Encoded]]:
         """The blocks that hold some rows, whose texts are counted the first time."""
-        wanted, blocks = set(numbers), []
+        requested, blocks = set(numbers), []
         for block in self._blocks.get(split, ()):
-            if not wanted.isdisjoint(block):
+            if not requested.isdisjoint(block):
                 block_rows = [rows[number] for number in block]
-                new = {row.input for row in block_rows} - self._kept
-                self.tokens += sum(len(segment) for segments in new for segment in segments)
-                self._kept |= new
+                unread_inputs = {row.input for row in block_rows} - self._read_inputs
+                self.tokens += sum(len(segment) for segments in unread_inputs for segment in segments)
+                self._read_inputs |= unread_inputs
                 blocks.append(block_rows)
         return blocks
 
-    def warm(self, wording: Wording, split: str, progress: Progress = lambda done, total: None) -> None:
+    def warm(self, wording: Wording, split: str, progress: Progress = lambda num_blocks, total: None) -> None:
         """Read a split's texts once, in an order that depends on them alone."""
-        rows = self.shown(wording, False).rows[split]
+        rows = self.encoded(wording, False).rows[split]
         self.tokens += sum(row.num_input for row in rows)
-        self._kept |= {row.input for row in rows}
+        self._read_inputs |= {row.input for row in rows}
         blocks = self._blocks.get(split) or [list(range(len(rows)))]
-        for done, block in enumerate(blocks, 1):
+        for num_blocks, block in enumerate(blocks, 1):
             self.answerer.warm([rows[number] for number in block], [None] * len(block))
-            progress(done, len(blocks))
+            progress(num_blocks, len(blocks))
 
     @property
     def has_labels(self) -> bool:
         """Whether each row has one label, of a set that all rows share."""
-        rows = self.shown(Wording(), False).rows["train"]
+        rows = self.encoded(Wording(), False).rows["train"]
         return all(
             isinstance(row.target, OneOf) and row.label is not None and not row.target.candidates.is_own for row in rows
         )

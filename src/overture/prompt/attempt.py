@@ -47,17 +47,17 @@ class MixedPrompt(PromptModule):
 
     def injections(self, features: Tensor) -> Sequence[Injection]:
         """Each row's prompt from its features, [B, D]."""
-        mixed = torch.cat([self.sources, self.target[None]])
-        shares = self.shares(features.to(self.target.dtype), mixed)
-        values = self.target + torch.einsum("bj,jpd->bpd", shares, mixed)
+        prompts = torch.cat([self.sources, self.target[None]])
+        shares = self.shares(features.to(self.target.dtype), prompts)
+        values = self.target + torch.einsum("bj,jpd->bpd", shares, prompts)
         return [Injection(Vectors(vectors, self.place)) for vectors in values]
 
-    def shares(self, features: Tensor, mixed: Tensor) -> Tensor:
+    def shares(self, features: Tensor, prompts: Tensor) -> Tensor:
         """The weight of each prompt in every row's mixture, [B, J + 1]; a row's weights add up to one."""
         size = features.shape[-1]
         hidden = linear(silu(linear(unit(features), self.down_weight)), self.up_weight)
         query = layer_norm(hidden, (size,), self.norm_weight, self.norm_bias)
-        return (query @ unit(mixed.mean(1)).T / (self.temperature * size**0.5)).softmax(-1)
+        return (query @ unit(prompts.mean(1)).T / (self.temperature * size**0.5)).softmax(-1)
 
 
 def build(request: Request) -> MixedPrompt:
@@ -68,6 +68,6 @@ def build(request: Request) -> MixedPrompt:
     """
     options: AttemptOptions = request.options
     where = "prompt.options.sources"
-    stored = [stored_vectors(request.source, ref, request.length, where) for ref in options.sources]
-    sources = torch.stack(stored).to(request.start)
+    source_vectors = [stored_vectors(request.source, ref, request.length, where) for ref in options.sources]
+    sources = torch.stack(source_vectors).to(request.start)
     return MixedPrompt(request.start, sources, request.place, options, request.generator("attention"))

@@ -24,7 +24,9 @@ def _check_memory(config: PromptConfig, method: Method, memory: LayerMemory) -> 
     is_gated = memory.weights is not None
     if method.takes_weights if is_gated else method.takes_memory:
         return
-    able = [name for name, known in METHODS.items() if (known.takes_weights if is_gated else known.takes_memory)]
+    able = [
+        name for name, candidate in METHODS.items() if (candidate.takes_weights if is_gated else candidate.takes_memory)
+    ]
     raise ConfigError(
         f"method {config.method!r} cannot start from keys and values{' with gates' if is_gated else ''}",
         where="prompt.init_prompt",
@@ -58,13 +60,13 @@ def build_prompt(config: PromptConfig, source: PromptSource, seed: int) -> Built
         memory = memory.lowest(side.num_layers)
     if config.init == "prompt" and memory:
         _check_memory(config, method, memory)
-    built = method.maths.build(Request(options, config.place, start, side, seed, memory, states))
+    prompt = method.maths.build(Request(options, config.place, start, side, seed, memory, states))
     # Labels are read where the decoder writes, wherever the prompt stands.
     if not has_vectors:
-        return built
+        return prompt
     labels, bias = label_start(source, read_at)
     assert source.candidates is not None
-    return with_labels(built, labels, label_rate_of(config, source.candidates.is_of_tokens), bias, read_at)
+    return with_labels(prompt, labels, label_rate_of(config, source.candidates.is_of_tokens), bias, read_at)
 
 
 def label_rate_of(config: PromptConfig, is_of_tokens: bool) -> float:
@@ -124,8 +126,8 @@ def _in_captions(config: PromptConfig, method: Method, options: Config, source: 
             fix="leave out prompt.read_layer and prompt.read_features",
         )
     start, _, _ = start_of(config, replace(source.texts, prompt=source.prompt), seed)
-    built: Built = method.maths.build(Request(options, config.place, start, source, seed))
-    return built
+    prompt: Built = method.maths.build(Request(options, config.place, start, source, seed))
+    return prompt
 
 
 def wants_label_vectors(config: PromptConfig, source: PromptSource) -> bool:

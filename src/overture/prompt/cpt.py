@@ -92,7 +92,7 @@ def build(request: Request) -> ContextPrompt:
     options: CptOptions = request.options
     source = request.source
     groups = _examples(source.examples, tuple(source.encode(SEPARATOR)), source.bos_ids)
-    examples = chosen(groups, request, options.num_examples)
+    examples = drawn_examples(groups, request, options.num_examples)
     ids = [token for example in examples for token in example.ids]
     shares: list[float] = []
     for example in examples:
@@ -104,7 +104,7 @@ def build(request: Request) -> ContextPrompt:
     return ContextPrompt(start, radius, targets_of(examples, options))
 
 
-def chosen(groups: Sequence[list[Example]], request: Request, count: int) -> list[Example]:
+def drawn_examples(groups: Sequence[list[Example]], request: Request, count: int) -> list[Example]:
     """Examples drawn by seed, label after label, as many as fit into the prompt's length.
 
     The model's start tokens stand once, in front of the first example; the row behind the prompt has its own.
@@ -127,9 +127,13 @@ def chosen(groups: Sequence[list[Example]], request: Request, count: int) -> lis
             wanted=f"at least {min(sizes)}" if sizes else "",
             fix=f"--length {4 * sorted(sizes)[len(sizes) // 2]}" if sizes else "",
         )
-    first = examples[0]
-    started = replace(first, input_ids=(*bos, *first.input_ids), is_text=(*(False for _ in bos), *first.is_text))
-    return [started, *examples[1:]]
+    first_example = examples[0]
+    with_bos = replace(
+        first_example,
+        input_ids=(*bos, *first_example.input_ids),
+        is_text=(*(False for _ in bos), *first_example.is_text),
+    )
+    return [with_bos, *examples[1:]]
 
 
 def targets_of(examples: Sequence[Example], options: CptOptions) -> tuple[VectorTarget, ...]:
@@ -138,8 +142,8 @@ def targets_of(examples: Sequence[Example], options: CptOptions) -> tuple[Vector
     for number, example in enumerate(examples):
         weight = options.context_loss * options.decay ** (len(examples) - number)
         # The output in front of a token predicts it.
-        first = begin + len(example.input_ids) + len(example.anchor_ids) - 1
-        targets += [VectorTarget(first + index, token, weight) for index, token in enumerate(example.gold_ids)]
+        index_before = begin + len(example.input_ids) + len(example.anchor_ids) - 1
+        targets += [VectorTarget(index_before + index, token, weight) for index, token in enumerate(example.gold_ids)]
         begin += len(example.ids)
     return tuple(targets) if options.context_loss else ()
 
@@ -157,8 +161,8 @@ def _examples(rows: Sequence[Encoded], separator: tuple[int, ...], bos: tuple[in
             )
         gold = _gold(row)
         if gold:
-            cut = len(bos) if row.input_ids[: len(bos)] == bos else 0
-            example = Example(row.input_ids[cut:], row.anchor_ids, gold, separator, _is_text(row)[cut:])
+            num_bos = len(bos) if row.input_ids[: len(bos)] == bos else 0
+            example = Example(row.input_ids[num_bos:], row.anchor_ids, gold, separator, _is_text(row)[num_bos:])
             groups.setdefault(row.label or 0, []).append(example)
     return [groups[label] for label in sorted(groups)]
 
@@ -166,8 +170,8 @@ def _examples(rows: Sequence[Encoded], separator: tuple[int, ...], bos: tuple[in
 def _is_text(row: Encoded) -> tuple[bool, ...]:
     """For each token of input and anchor whether it is the row's own; the whole input where nobody says."""
     texts = ((0, len(row.input_ids)),) if row.texts is None else row.texts
-    held = {index for first, end in texts for index in range(first, end)}
-    return tuple(index in held for index in range(len(row.input_ids) + len(row.anchor_ids)))
+    text_places = {index for start, end in texts for index in range(start, end)}
+    return tuple(index in text_places for index in range(len(row.input_ids) + len(row.anchor_ids)))
 
 
 def _gold(row: Encoded) -> tuple[int, ...]:

@@ -68,13 +68,13 @@ def gates_of(weights_NP: Tensor, options: GatedOptions) -> tuple[Tensor, Tensor]
     Raises:
         ConfigError: the gates that the options ask for have no such products.
     """
-    wanted = weights_NP.detach().double().clamp(_CLOSED, 1 - _CLOSED)
+    weights = weights_NP.detach().double().clamp(_CLOSED, 1 - _CLOSED)
     # The widest layer and column tell all others; where there are both kinds of gates, they are equally wide.
-    layer, column = divmod(int(wanted.argmax()), wanted.shape[1])
-    widest = wanted.max() ** (1 / (options.layers + options.columns))
-    layers, columns = [gates / wanted.max() * widest for gates in (wanted[:, column], wanted[layer])]
+    layer, column = divmod(int(weights.argmax()), weights.shape[1])
+    widest = weights.max() ** (1 / (options.layers + options.columns))
+    layers, columns = [gates / weights.max() * widest for gates in (weights[:, column], weights[layer])]
     products = (layers if options.layers else torch.ones_like(layers))[:, None] * (columns if options.columns else 1.0)
-    if (products - wanted).abs().max() > _CLOSE:
+    if (products - weights).abs().max() > _CLOSE:
         raise ConfigError(
             "the options ask for other gates than the stored prompt has",
             where="prompt.options",

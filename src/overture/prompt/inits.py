@@ -39,7 +39,7 @@ def start_of(config: PromptConfig, source: PromptSource, seed: int) -> tuple[Ten
             without one that fits, or any of the first three for a model without words.
     """
     if config.init == "prompt":
-        return *_stored(config, source, seed), None
+        return *_stored_start(config, source, seed), None
     source = source.at(config.place)
     if config.init in ("text", "labels", "null") and not source.has_words:
         raise ConfigError(
@@ -70,25 +70,25 @@ def _behind_start_tokens(text_PD: Tensor, source: PromptSource) -> Tensor:
     return torch.cat([source.embed(bos).to(text_PD), text_PD[: -len(bos)]]) if 0 < len(bos) < len(text_PD) else text_PD
 
 
-def _stored(config: PromptConfig, source: PromptSource, seed: int) -> tuple[Tensor, LayerMemory | None]:
+def _stored_start(config: PromptConfig, source: PromptSource, seed: int) -> tuple[Tensor, LayerMemory | None]:
     """A stored prompt: its vectors repeated or cut to the length, or its keys and values as they are."""
     if not config.init_prompt:
         raise ConfigError(
             "initialisation by a prompt needs its name", where="prompt.init_prompt", fix="--set prompt.init_prompt=NAME"
         )
-    stored = source.prompt(config.init_prompt)
-    if stored.vectors:
-        values = stored.vectors.values.detach().float()
+    stored_prompt = source.prompt(config.init_prompt)
+    if stored_prompt.vectors:
+        values = stored_prompt.vectors.values.detach().float()
         return values[torch.arange(config.length) % len(values)].clone(), None
-    if not stored.memory:
+    if not stored_prompt.memory:
         raise ConfigError("this prompt has no vectors to start from", where="prompt.init_prompt")
-    memory, side = stored.memory.memory, source.at(config.place)
-    if source.at(stored.memory.place) is not side:
+    memory, side = stored_prompt.memory.memory, source.at(config.place)
+    if source.at(stored_prompt.memory.place) is not side:
         raise ConfigError(
             "keys and values of an encoder cannot start a prompt of its decoder, nor the reverse",
             where="prompt.init_prompt",
-            got=f"a prompt at {stored.memory.place}",
-            fix=f"--place {stored.memory.place}",
+            got=f"a prompt at {stored_prompt.memory.place}",
+            fix=f"--place {stored_prompt.memory.place}",
         )
     if memory.length != config.length:
         raise ConfigError(
@@ -132,8 +132,8 @@ def _labels(length: int, text: str, source: PromptSource, seed: int) -> Tensor:
     if source.candidates is None:
         raise ConfigError("initialisation by labels needs label words", where="prompt.init", got="a free-text task")
     means = [source.embed(word).mean(0) for word in source.candidates.words]
-    rest = _vocabulary(max(length - len(means), 0), text, source, seed)
-    return torch.cat([torch.stack(means), rest.to(means[0])])[:length]
+    other_vectors = _vocabulary(max(length - len(means), 0), text, source, seed)
+    return torch.cat([torch.stack(means), other_vectors.to(means[0])])[:length]
 
 
 def _null(length: int, text: str, source: PromptSource, seed: int) -> Tensor:

@@ -30,8 +30,8 @@ class GuidedContext(PromptModule):
     def injection(self) -> Injection:
         """The labels' texts, and the penalty of their distance."""
         texts = self.context.texts()
-        written = self.written.to(texts.device)
-        distances = (torch.nn.functional.normalize(texts.to(written.dtype), dim=-1) - written).square()
+        caption_texts = self.written.to(texts.device)
+        distances = (torch.nn.functional.normalize(texts.to(caption_texts.dtype), dim=-1) - caption_texts).square()
         return compared(texts, self._source, self.weight * distances.sum(-1).mean())
 
 

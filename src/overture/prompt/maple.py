@@ -48,7 +48,7 @@ def build(request: Request) -> CoupledPrompts:
     """
     options: MapleOptions = request.options
     source, generator = request.source, request.generator("maple")
-    first, deep = start_of_layers(request, options.depth, generator)
-    width = first.shape[1]
+    first_layer, deep = start_of_layers(request, options.depth, generator)
+    width = first_layer.shape[1]
     maps = torch.randn(source.num_layers, source.hidden_size, width, generator=generator) * width**-0.5
-    return CoupledPrompts(first, deep, maps, LabelCaptions(source, options.suffix, "before"), source)
+    return CoupledPrompts(first_layer, deep, maps, LabelCaptions(source, options.suffix, "before"), source)

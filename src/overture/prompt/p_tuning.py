@@ -43,8 +43,8 @@ class EncodedVectors(PromptModule):
     def injection(self) -> Injection:
         """The start plus what the encoder adds."""
         hidden = torch.nn.functional.linear(self._read_code(), self.inner_weight, self.inner_bias)
-        added = torch.nn.functional.linear(torch.nn.functional.gelu(hidden), self.outer_weight, self.outer_bias)
-        return Injection(Vectors(self.start + added, self.place))
+        change = torch.nn.functional.linear(torch.nn.functional.gelu(hidden), self.outer_weight, self.outer_bias)
+        return Injection(Vectors(self.start + change, self.place))
 
     def _read_code(self) -> Tensor:
         if self.lstm is None:

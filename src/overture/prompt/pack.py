@@ -80,18 +80,18 @@ def prompt_from(
 
 def _check_tensors(tensors: dict[str, Tensor], config: PromptConfig, layer: Any, source: PromptSource) -> None:
     """Whether tensors have the shapes and values that the model can take."""
-    entered = source.at(config.place)
-    width, num_layers = entered.hidden_size, entered.num_layers
+    side = source.at(config.place)
+    width, num_layers = side.hidden_size, side.num_layers
     columns = tensors["keys"].shape[2] if "keys" in tensors and tensors["keys"].dim() == 4 else None
     num_vectors = tensors["vectors"].shape[0] if "vectors" in tensors and tensors["vectors"].dim() else 0
-    memory = (num_layers, entered.num_heads, columns, entered.head_dim)
+    memory = (num_layers, side.num_heads, columns, side.head_dim)
     num_labels = len(source.candidates.labels) if source.candidates else None
     label_width: int | None = source.hidden_size if "head_weight" in tensors else source.head_rows([0]).shape[-1]
     if config.read_at is not None:
         label_width = source.hidden_size * (2 if config.read_at.features == "read+mean" else 1)
     if "label_scale" in tensors:
         label_width = source.captions.width if source.captions else None
-    wanted: dict[str, tuple[int | None, ...]] = {
+    expected_shapes: dict[str, tuple[int | None, ...]] = {
         "vectors": (None, width),
         "split": (num_vectors + 1,),
         "keys": memory,
@@ -107,9 +107,11 @@ def _check_tensors(tensors: dict[str, Tensor], config: PromptConfig, layer: Any,
     problems = []
     for name, tensor in tensors.items():
         shape = tuple(tensor.shape)
-        fitting = wanted.get(name, shape)
-        if len(shape) != len(fitting) or any(want not in (None, got) for got, want in zip(shape, fitting, strict=True)):
-            sizes = ", ".join("any" if size is None else str(size) for size in fitting)
+        expected = expected_shapes.get(name, shape)
+        if len(shape) != len(expected) or any(
+            expected_size not in (None, got) for got, expected_size in zip(shape, expected, strict=True)
+        ):
+            sizes = ", ".join("any" if size is None else str(size) for size in expected)
             problems.append(Problem(name, f"shape {list(shape)}, wanted [{sizes}]"))
         elif not tensor.is_floating_point() or not tensor.isfinite().all():
             problems.append(Problem(name, "holds values that are no finite floating-point numbers"))
@@ -140,8 +142,8 @@ def _row_prompt(tensors: dict[str, Tensor], config: PromptConfig, source: Prompt
         prompt = with_labels(prompt, torch.zeros_like(state["labels"]), bias=bias, read_at=config.read_at)
     assert isinstance(prompt, PromptModule)
     assert isinstance(prompt, RowMethod)
-    wanted = {name: value.shape for name, value in prompt.state_dict().items()}
-    if {name: value.shape for name, value in state.items()} != wanted:
+    expected_shapes = {name: value.shape for name, value in prompt.state_dict().items()}
+    if {name: value.shape for name, value in state.items()} != expected_shapes:
         raise ArtifactError(f"not the tensors of a {config.method!r} prompt", got=", ".join(sorted(state)))
     prompt.load_state_dict(state)
     return prompt

@@ -130,10 +130,10 @@ def _mistake(record: Method) -> str:
         return "the name must be 1 to 32 of a-z 0-9 _, a letter first"
     if not (isinstance(record.options, type) and issubclass(record.options, Config)):
         return "options must be a subclass of overture.core.config.Config"
-    if wrong := [place for place in record.places if place not in get_args(Place)] or not record.places:
-        return f"places {wrong}: wanted some of {', '.join(get_args(Place))}"
-    if without := [place for place in record.places if not record.learning_rate.get(place)]:
-        return f"learning_rate is missing for {', '.join(without)}"
+    if bad_places := [place for place in record.places if place not in get_args(Place)] or not record.places:
+        return f"places {bad_places}: wanted some of {', '.join(get_args(Place))}"
+    if places_without_rate := [place for place in record.places if not record.learning_rate.get(place)]:
+        return f"learning_rate is missing for {', '.join(places_without_rate)}"
     return ""
 
 

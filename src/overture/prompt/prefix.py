@@ -58,10 +58,10 @@ class MlpPrefixMemory(PromptModule):
     def injection(self) -> Injection:
         """The start plus what the MLP adds."""
         hidden = torch.tanh(torch.nn.functional.linear(self.code, self.inner_weight, self.inner_bias))
-        added = torch.nn.functional.linear(hidden, self.outer_weight, self.outer_bias)
+        change = torch.nn.functional.linear(hidden, self.outer_weight, self.outer_bias)
         kind, layers, heads, length, width = self.start.shape
-        added = added.view(length, kind, layers, heads, width).permute(1, 2, 3, 0, 4)
-        values = self.start + added
+        change = change.view(length, kind, layers, heads, width).permute(1, 2, 3, 0, 4)
+        values = self.start + change
         return Injection(memory=Memory(LayerMemory(values[0], values[1]), self.place))
 
 

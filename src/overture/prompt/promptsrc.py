@@ -43,10 +43,10 @@ class RegulatedPrompts(PromptModule):
     def injection(self) -> Injection:
         """The labels' texts and the memory of the images, with what holds them near the frozen model."""
         texts = self._captions.texts(self.values, self.deep)
-        written = self.written.to(texts.device)
-        apart = (torch.nn.functional.normalize(texts.to(written.dtype), dim=-1) - written).abs().mean()
-        teacher = Teacher(written, self.options.image_weight, self.options.scores_weight)
-        return in_both_towers(texts, self.images, self._source, self.options.text_weight * apart, teacher)
+        caption_texts = self.written.to(texts.device)
+        distance = (torch.nn.functional.normalize(texts.to(caption_texts.dtype), dim=-1) - caption_texts).abs().mean()
+        teacher = Teacher(caption_texts, self.options.image_weight, self.options.scores_weight)
+        return in_both_towers(texts, self.images, self._source, self.options.text_weight * distance, teacher)
 
     def averaging(self) -> Averaging:
         """As the options say."""

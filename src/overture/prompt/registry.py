@@ -97,7 +97,7 @@ def checked_options(config: PromptConfig) -> Config:
         raise ConfigError(f"options of method {config.method!r}", where="prompt.options", problems=problems) from None
 
 
-def with_refs(config: PromptConfig, changed: Callable[[str], str]) -> PromptConfig:
+def with_refs(config: PromptConfig, new_ref: Callable[[str], str]) -> PromptConfig:
     """The config with every stored prompt that it names under another reference.
 
     Args:
@@ -109,11 +109,11 @@ def with_refs(config: PromptConfig, changed: Callable[[str], str]) -> PromptConf
     """
     method, update = method_of(config), dict[str, Any]()
     if config.init_prompt:
-        update["init_prompt"] = changed(config.init_prompt)
+        update["init_prompt"] = new_ref(config.init_prompt)
     if method.refs:
         options = validated(method.options, config.options, "prompt.options")
         refs = {name: value for name in method.refs if (value := getattr(options, name))}
-        renamed = {name: changed(ref) if isinstance(ref, str) else [*map(changed, ref)] for name, ref in refs.items()}
+        renamed = {name: new_ref(ref) if isinstance(ref, str) else [*map(new_ref, ref)] for name, ref in refs.items()}
         update["options"] = {**config.options, **renamed}
     return config.model_copy(update=update)
 
@@ -126,8 +126,8 @@ def method_from(method: str, place: Place, is_memory: bool) -> str:
         place: the stored prompt's.
         is_memory: whether it consists of keys and values.
     """
-    known = METHODS.get(method)
-    if known and place in known.places and (known.takes_memory or not is_memory):
+    record = METHODS.get(method)
+    if record and place in record.places and (record.takes_memory or not is_memory):
         return method
     return plainest_at(place, is_memory)
 

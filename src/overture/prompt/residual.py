@@ -36,9 +36,9 @@ class ResidualVectors(PromptModule):
     def injection(self) -> Injection:
         """The vectors plus what the perceptron adds."""
         hidden = torch.nn.functional.gelu(torch.nn.functional.linear(self.values, self.down_weight, self.down_bias))
-        added = torch.nn.functional.linear(hidden, self.up_weight, self.up_bias)
-        added = torch.nn.functional.layer_norm(added, added.shape[1:], self.norm_gain, self.norm_shift)
-        return Injection(Vectors(self.values + added, self.place))
+        change = torch.nn.functional.linear(hidden, self.up_weight, self.up_bias)
+        change = torch.nn.functional.layer_norm(change, change.shape[1:], self.norm_gain, self.norm_shift)
+        return Injection(Vectors(self.values + change, self.place))
 
 
 def build(request: Request) -> ResidualVectors:

@@ -19,8 +19,8 @@ def stored_vectors(source: PromptSource, ref: str, length: int, where: str) -> T
     Raises:
         ConfigError: there is no such prompt, or it has no vectors.
     """
-    stored = source.prompt(ref)
-    if stored.vectors is None:
+    prompt = source.prompt(ref)
+    if prompt.vectors is None:
         raise ConfigError("this prompt has no vectors to build on", where=where, got=ref, wanted="a prompt of vectors")
-    values = stored.vectors.values.detach().float()
+    values = prompt.vectors.values.detach().float()
     return values[torch.arange(length) % len(values)].clone()

@@ -68,10 +68,10 @@ def rows_digest(rows: Sequence[Encoded]) -> str:
     digest, candidates = hashlib.sha256(), None
     for row in rows:
         target, shares = row.target, getattr(row.target, "shares", None)
-        wanted = (type(target).__name__, target.gold, shares)
-        digest.update(repr((row.input, row.anchor, row.slots, row.part, wanted)).encode())
-        if (known := getattr(target, "candidates", None)) is not candidates:
-            candidates = known
+        target_facts = (type(target).__name__, target.gold, shares)
+        digest.update(repr((row.input, row.anchor, row.slots, row.part, target_facts)).encode())
+        if (own_candidates := getattr(target, "candidates", None)) is not candidates:
+            candidates = own_candidates
             digest.update(repr(candidates).encode())
     return digest.hexdigest()
 
@@ -129,17 +129,21 @@ def load_checkpoint(path: Path, members: Mapping[str, Member]) -> None:
     except (KeyError, ValueError, TypeError) as error:
         raise ArtifactError("the checkpoint is damaged", where=str(path), got=str(error), fix=_FIX) from error
     if not set(members) <= set(states):
-        got, wanted = ", ".join(states), ", ".join(members)
-        raise ArtifactError("the checkpoint is of other members", where=str(path), got=got, wanted=wanted)
+        got, expected = ", ".join(states), ", ".join(members)
+        raise ArtifactError("the checkpoint is of other members", where=str(path), got=got, wanted=expected)
     for name, member in members.items():
-        _check(path, _under(tensors, f"{name}/"), states[name], member)
+        _check(path, _with_prefix(tensors, f"{name}/"), states[name], member)
     for name, member in members.items():
-        saved = _under(tensors, f"{name}/")
+        saved = _with_prefix(tensors, f"{name}/")
         with torch.no_grad():
             for key, value in member.values.items():
                 value.copy_(saved[f"value/{key}"])
-        _put_optimiser(saved, states[name]["optimiser"], member.optimiser)
-        member.progress, member.best, member.mean = progress[name], _under(saved, "best/"), _under(saved, "mean/")
+        _restore_optimiser(saved, states[name]["optimiser"], member.optimiser)
+        member.progress, member.best, member.mean = (
+            progress[name],
+            _with_prefix(saved, "best/"),
+            _with_prefix(saved, "mean/"),
+        )
     torch.set_rng_state(random)
 
 
@@ -159,8 +163,8 @@ def join_checkpoints(path: Path, sources: Mapping[Path, Sequence[str]]) -> None:
     for source, names in sources.items():
         tensors, states = read_sealed(source, _FIX)
         if not set(names) <= set(states):
-            got, wanted = ", ".join(states), ", ".join(names)
-            raise ArtifactError("the checkpoint is of other members", where=str(source), got=got, wanted=wanted)
+            got, expected = ", ".join(states), ", ".join(names)
+            raise ArtifactError("the checkpoint is of other members", where=str(source), got=got, wanted=expected)
         joined_tensors["random/torch"] = tensors["random/torch"]
         for name in names:
             joined_tensors |= {key: value for key, value in tensors.items() if key.startswith(f"{name}/")}
@@ -181,24 +185,26 @@ def _check(path: Path, tensors: dict[str, Tensor], saved: Mapping[str, Any], mem
             wanted=f"rows {saved.get('rows')!s:.16}",
             fix="put data and task back as they were, or start a new run",
         )
-    kind, wanted_kind = saved.get("optimiser_kind"), type(member.optimiser).__name__
-    if kind != wanted_kind:
+    kind, expected_kind = saved.get("optimiser_kind"), type(member.optimiser).__name__
+    if kind != expected_kind:
         raise ArtifactError(
-            "the checkpoint is of another optimiser", where=str(path), got=str(kind), wanted=wanted_kind
+            "the checkpoint is of another optimiser", where=str(path), got=str(kind), wanted=expected_kind
         )
-    shapes = {name: tuple(value.shape) for name, value in _under(tensors, "value/").items()}
-    wanted = {name: tuple(value.shape) for name, value in member.values.items()}
-    if shapes != wanted:
-        raise ArtifactError("the checkpoint is of another prompt", where=str(path), got=str(shapes), wanted=str(wanted))
+    shapes = {name: tuple(value.shape) for name, value in _with_prefix(tensors, "value/").items()}
+    expected_shapes = {name: tuple(value.shape) for name, value in member.values.items()}
+    if shapes != expected_shapes:
+        raise ArtifactError(
+            "the checkpoint is of another prompt", where=str(path), got=str(shapes), wanted=str(expected_shapes)
+        )
 
 
-def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+def _with_prefix(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
 
-def _put_optimiser(tensors: dict[str, Tensor], numbers: dict[str, Any], optimiser: torch.optim.Optimizer) -> None:
+def _restore_optimiser(tensors: dict[str, Tensor], numbers: dict[str, Any], optimiser: torch.optim.Optimizer) -> None:
     state: dict[int, dict[str, Any]] = {}
-    for name, value in (_under(tensors, "optimiser/") | _under(numbers, "optimiser/")).items():
+    for name, value in (_with_prefix(tensors, "optimiser/") | _with_prefix(numbers, "optimiser/")).items():
         index, key = name.split("/", 1)
         state.setdefault(int(index), {})[key] = value
     optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})

@@ -138,8 +138,10 @@ class Fit:
         Raises:
             DiskFull: a checkpoint could not be written; the last one is intact.
         """
-        alone = Apart([self.trainee])
-        return FitTogether([self], alone, lambda which: [self.validate()], self.checkpoint, self.is_stop_asked).run()[0]
+        trainees = Apart([self.trainee])
+        return FitTogether(
+            [self], trainees, lambda which: [self.validate()], self.checkpoint, self.is_stop_asked
+        ).run()[0]
 
     @cached_property
     def rows_digest(self) -> str:
@@ -162,8 +164,10 @@ class Fit:
     def batches(self) -> list[list[Encoded]]:
         """The remaining batches of the epoch under way."""
         progress = self.progress
-        first, count = progress.epoch * self.config.num_passes, self.config.num_passes
-        passes = [self.cut(self.rows, self.config.batch_size, self.seed, first + number) for number in range(count)]
+        first_pass, count = progress.epoch * self.config.num_passes, self.config.num_passes
+        passes = [
+            self.cut(self.rows, self.config.batch_size, self.seed, first_pass + number) for number in range(count)
+        ]
         return [batch for batches in passes for batch in batches][progress.batch :]
 
     def clipped(self) -> Tensor:
@@ -347,8 +351,8 @@ class FitTogether:
 
     def _epoch(self, active: list[int]) -> bool:
         """Train and validate one epoch; whether to go on."""
-        left = {number: self.fits[number].batches() for number in active}
-        while batches := {number: left[number].pop(0) for number in self._active(active) if left[number]}:
+        remaining = {number: self.fits[number].batches() for number in active}
+        while batches := {number: remaining[number].pop(0) for number in self._active(active) if remaining[number]}:
             self._fit_memory(batches)
             self._step(batches)
             if self._is_stopping() and self._active(active):
@@ -359,12 +363,12 @@ class FitTogether:
         return self._end_epoch(self._active(active))
 
     def _step(self, batches: Mapping[int, Sequence[Encoded]]) -> None:
-        started = time.perf_counter()
+        start = time.perf_counter()
         weights = {number: self.fits[number].trainee.weight(batch) for number, batch in batches.items()}
         totals = self._gradients(batches, weights)
         for number, weight in weights.items():
             self.fits[number].take_step(totals[number], weight)
-        seconds = (time.perf_counter() - started) / len(batches)
+        seconds = (time.perf_counter() - start) / len(batches)
         for number in batches:
             self.fits[number].progress.seconds += seconds
 
@@ -434,41 +438,45 @@ class FitTogether:
         if memory is None:
             return
         weights = {number: self.fits[number].trainee.weight(batch) for number, batch in batches.items()}
-        first = max(self._parts(batches, self.room.max_tokens), key=num_of_part)
+        largest = max(self._parts(batches, self.room.max_tokens), key=num_of_part)
         try:
-            needed = memory.peak_of(lambda: self._backward({number: weights[number] for number in first}, [first]))
-            tokens = fitted_tokens(num_of_part(first), needed, memory.free_bytes())
+            peak_bytes = memory.peak_of(
+                lambda: self._backward({number: weights[number] for number in largest}, [largest])
+            )
+            tokens = fitted_tokens(num_of_part(largest), peak_bytes, memory.free_bytes())
         except torch.OutOfMemoryError:
-            needed, tokens = 0, 0
+            peak_bytes, tokens = 0, 0
         # The smallest limit of all processes: those that hold one model between them must cut alike.
         tokens = -int(self.reducer.most(-tokens))
         if not tokens:
             return
         self.room.max_tokens = self.shared_tokens = tokens
         self._notice(
-            f"a pass of {num_of_part(first):,} tokens took {needed / 1e9:.2f} GB, so passes have up to {tokens:,}"
+            f"a pass of {num_of_part(largest):,} tokens took {peak_bytes / 1e9:.2f} GB, so passes have up to {tokens:,}"
         )
 
     def _notice(self, text: str) -> None:
         self.fits[0].events(NoticeEvent(text=text))
 
     def _end_epoch(self, active: list[int]) -> bool:
-        trained = [self.fits[number].show_mean() for number in active]
-        for number, values, validation in zip(active, trained, self._validations(active), strict=True):
+        trained_values = [self.fits[number].show_mean() for number in active]
+        for number, values, validation in zip(active, trained_values, self._validations(active), strict=True):
             self.fits[number].end_epoch(validation)
             self.fits[number].show(values)
-        done = [number for number in active if self.fits[number].progress.ended != "diverged"]
-        self._drop(self._active(done))
+        finished = [number for number in active if self.fits[number].progress.ended != "diverged"]
+        self._drop(self._active(finished))
         self._save()
-        for number in done:
+        for number in finished:
             self.fits[number].report_epoch()
         return not self._is_stopping()
 
     def _validations(self, active: Sequence[int]) -> list[Validation]:
         """The scores of members, as the first process has them."""
-        mine = [number for validation in (self.validate(active) if active else ()) for number in astuple(validation)]
-        agreed = self.reducer.from_first(mine)
-        return [Validation(*pair) for pair in zip(agreed[::2], agreed[1::2], strict=True)]
+        own_scores = [
+            number for validation in (self.validate(active) if active else ()) for number in astuple(validation)
+        ]
+        scores = self.reducer.from_first(own_scores)
+        return [Validation(*pair) for pair in zip(scores[::2], scores[1::2], strict=True)]
 
     def _is_stopping(self) -> bool:
         """Whether any process was asked to stop: all of them stop after the same step."""

@@ -113,7 +113,7 @@ def range_test(
             break
     if len(rates) < 3:
         raise Diverged("the loss is not finite from the first steps on", fix="a lower --low, or another start")
-    return _read(rates, losses, blow_up)
+    return _result_of(rates, losses, blow_up)
 
 
 def _batches(rows: Sequence[Encoded], batch_size: int, seed: int) -> Iterator[list[Encoded]]:
@@ -123,7 +123,7 @@ def _batches(rows: Sequence[Encoded], batch_size: int, seed: int) -> Iterator[li
         epoch += 1
 
 
-def _read(rates: list[float], losses: list[float], blow_up: float | None) -> RangeTest:
+def _result_of(rates: list[float], losses: list[float], blow_up: float | None) -> RangeTest:
     smooth = _smoothed(losses)
     logs = [math.log(rate) for rate in rates]
     inner = range(1, len(rates) - 1)
@@ -138,8 +138,8 @@ def _smoothed(losses: Sequence[float]) -> list[float]:
     curve would rise while the losses still fall.
     """
     smooth = []
-    for here in range(len(losses)):
-        weights = [math.exp(-0.5 * ((step - here) / _WIDTH) ** 2) for step in range(here + 1)]
-        logs = [math.log(max(loss, 1e-12)) for loss in losses[: here + 1]]
+    for index in range(len(losses)):
+        weights = [math.exp(-0.5 * ((step - index) / _WIDTH) ** 2) for step in range(index + 1)]
+        logs = [math.log(max(loss, 1e-12)) for loss in losses[: index + 1]]
         smooth.append(math.exp(sum(w * log for w, log in zip(weights, logs, strict=True)) / sum(weights)))
     return smooth

@@ -27,12 +27,12 @@ class Corpus:
         names = [words[0].strip() for words in task.words.values()]
         texts = []
         if names:
-            listed = ", ".join(names[:-1]) + f" or {names[-1]}"
+            label_list = ", ".join(names[:-1]) + f" or {names[-1]}"
             texts = [
-                f"\nChoose {listed}.",
-                f"\n{listed.capitalize()}?",
+                f"\nChoose {label_list}.",
+                f"\n{label_list.capitalize()}?",
                 f" ({'/'.join(names)})",
-                f"\nOptions: {listed}",
+                f"\nOptions: {label_list}",
             ]
         phrases = [phrase for phrase, _ in telling_phrases(ask)][: 4 * ask.count]
         ask.random.shuffle(phrases)

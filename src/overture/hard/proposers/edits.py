@@ -17,18 +17,20 @@ class Edits:
 
     def propose(self, ask: Ask) -> list[Candidate]:
         """Edits of the best candidates in turn, nearer the leader more often."""
-        worded = [standing.candidate for standing in ask.best if standing.candidate.text]
-        if not worded:
+        instructions = [standing.candidate for standing in ask.best if standing.candidate.text]
+        if not instructions:
             return []
         proposals = []
         for turn in range(4 * ask.count):
-            candidate = worded[min(ask.random.randrange(len(worded)), ask.random.randrange(len(worded)))]
-            other = worded[ask.random.randrange(len(worded))]
-            proposals.append(_edited(candidate, other, turn, ask.random))
+            candidate = instructions[
+                min(ask.random.randrange(len(instructions)), ask.random.randrange(len(instructions)))
+            ]
+            second = instructions[ask.random.randrange(len(instructions))]
+            proposals.append(_edited(candidate, second, turn, ask.random))
         return list({proposal.key: proposal for proposal in proposals if proposal}.values())
 
 
-def _edited(candidate: Candidate, other: Candidate, turn: int, random: Random) -> Candidate | None:
+def _edited(candidate: Candidate, second_candidate: Candidate, turn: int, random: Random) -> Candidate | None:
     lead = candidate.text[: len(candidate.text) - len(candidate.text.lstrip())]
     words = candidate.text.split()
     kind = ("delete", "swap", "join", "end", "lead", "shorten", "place")[turn % 7]
@@ -43,8 +45,8 @@ def _edited(candidate: Candidate, other: Candidate, turn: int, random: Random) -
         first, second = random.sample(range(len(words)), 2)
         words[first], words[second] = words[second], words[first]
     elif kind == "join":
-        others = other.text.split()
-        words = words[: random.randint(1, len(words))] + others[random.randrange(len(others)) :]
+        second_words = second_candidate.text.split()
+        words = words[: random.randint(1, len(words))] + second_words[random.randrange(len(second_words)) :]
     elif kind == "end":
         words[-1] = words[-1].rstrip("".join(_ENDS)) + random.choice(_ENDS)
     elif kind == "lead" and candidate.place == "after":

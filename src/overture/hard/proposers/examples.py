@@ -38,8 +38,8 @@ class Examples:
                 (number,) = _balanced(groups, 1, ask.random)
                 proposals.append([*shots, number] if turn % 8 < 4 else [number, *shots])
             elif kind == "drop" and len(shots) > 1:
-                dropped = ask.random.randrange(len(shots))
-                proposals.append([*shots[:dropped], *shots[dropped + 1 :]])
+                place = ask.random.randrange(len(shots))
+                proposals.append([*shots[:place], *shots[place + 1 :]])
             else:
                 proposals.append(ask.random.sample(shots, len(shots)))
         return [

@@ -23,10 +23,10 @@ class Gradient:
 
     def propose(self, ask: Ask) -> list[Candidate]:
         """For every penalty the best swaps by first order, then by fluency."""
-        worded = [s.candidate for s in ask.best if s.candidate.text and s.candidate.place == "after"]
-        if not worded:
+        instructions = [s.candidate for s in ask.best if s.candidate.text and s.candidate.place == "after"]
+        if not instructions:
             return []
-        candidate, scorer = worded[0], ask.scorer
+        candidate, scorer = instructions[0], ask.scorer
         backbone, tokenizer = scorer.backbone, scorer.backbone.text.tokenizer
         text = scorer.text_of(candidate)
         ids = text.after_ids
@@ -46,11 +46,11 @@ class Gradient:
             worth_PV = gain_PV + penalty * scale * fluency_PV
             for flat in worth_PV.flatten().topk(min(_TOP, worth_PV.numel())).indices.tolist()[: 4 * per_penalty]:
                 place, token = divmod(flat, worth_PV.shape[1])
-                changed = [*ids[:place], token, *ids[place + 1 :]]
-                swapped = tokenizer.decode(changed)
-                if token != ids[place] and tokenizer.encode_plain(swapped) == changed:
-                    proposals[swapped] = None
-        return [ask.worded(swapped, "gradient", candidate) for swapped in proposals]
+                changed_ids = [*ids[:place], token, *ids[place + 1 :]]
+                changed_text = tokenizer.decode(changed_ids)
+                if token != ids[place] and tokenizer.encode_plain(changed_text) == changed_ids:
+                    proposals[changed_text] = None
+        return [ask.worded(changed_text, "gradient", candidate) for changed_text in proposals]
 
     def _fluency(self, ask: Ask, candidate: Candidate, ids: list[int]) -> torch.Tensor:
         """Mean over rows of log p(token | row, the tokens in front of its place), [P, V]; 0 at the first place."""
@@ -58,7 +58,7 @@ class Gradient:
         vocabulary = scorer.backbone.info.vocab_size
         fluency_PV = torch.zeros(len(ids), vocabulary)
         if len(ids) > 1:
-            rows = scorer.shown(candidate.wording, False).rows["train"][:_ROWS]
+            rows = scorer.encoded(candidate.wording, False).rows["train"][:_ROWS]
             prompted = [behind(row, ids[:1], tuple(ids[1:])) for row in rows]
             readouts = scorer.answerer.ask([(row, None) for row in prompted], Readouts())
             scorer.tokens += len(ids) * len(rows)

@@ -43,5 +43,5 @@ def _templates(template: str) -> list[str]:
     ends = [gap + text for gap, text in product(_GAPS, questions) if text]
     # A head of other fields stays; names are exchanged where the input is one field alone.
     heads = dict.fromkeys([head, *(_NAMES if last <= 1 and "{" not in head else ())])
-    shown = [(name, field) for name in heads] + [(head, f'"{field}"')]
-    return [name + value + end for (name, value), end in product(shown, ends) if name + value + end != template]
+    inputs = [(name, field) for name in heads] + [(head, f'"{field}"')]
+    return [name + value + end for (name, value), end in product(inputs, ends) if name + value + end != template]

@@ -60,5 +60,5 @@ class Model:
         row = Encoded.of_ids(0, ids[:-1], ids[-1:])
         decoding = Decoding(temperature=0.9, top_p=0.95, seed=random.randrange(2**31))
         question = Answers(_MAX_NEW_TOKENS, ("\n\n\n",) if is_chat else ("</instruction>", "\n"), decoding)
-        (written,) = LocalAnswerer(self.backbone).ask([(row, None)], question)
-        return written.text if is_chat else f"<instruction>{written.text.partition('</')[0]}</instruction>"
+        (reply,) = LocalAnswerer(self.backbone).ask([(row, None)], question)
+        return reply.text if is_chat else f"<instruction>{reply.text.partition('</')[0]}</instruction>"

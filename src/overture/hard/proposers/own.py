@@ -26,8 +26,8 @@ class Own:
     def propose(self, ask: Ask) -> list[Candidate]:
         """The best instructions behind the input, and short starts, each with its likeliest next tokens."""
         tokenizer = ask.scorer.backbone.text.tokenizer
-        worded = [s.candidate for s in ask.best if s.candidate.text and s.candidate.place == "after"][:_BEAM]
-        starts = [candidate.text for candidate in worded] or list(_STARTS)
+        instructions = [s.candidate for s in ask.best if s.candidate.text and s.candidate.place == "after"][:_BEAM]
+        starts = [candidate.text for candidate in instructions] or list(_STARTS)
         if len(starts) < _BEAM:
             starts += ask.random.sample(_STARTS, _BEAM - len(starts))
         width = max(2, -(-ask.count // len(starts)))
@@ -47,7 +47,7 @@ class Own:
 @torch.no_grad()
 def next_scores(scorer: TextScorer, candidate: Candidate, ids: list[int]) -> torch.Tensor:
     """Mean over training rows of log p(token | row, ids), [V]; special tokens are left out."""
-    rows = [behind(row, ids, ()) for row in scorer.shown(candidate.wording, False).rows["train"][:_ROWS]]
+    rows = [behind(row, ids, ()) for row in scorer.encoded(candidate.wording, False).rows["train"][:_ROWS]]
     scorer.tokens += len(ids) * len(rows)
     readouts = scorer.answerer.ask([(row, None) for row in rows], Readouts())
     hidden = torch.stack([readout.hidden[0] for readout in readouts])

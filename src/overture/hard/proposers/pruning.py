@@ -17,10 +17,12 @@ class Pruning:
         text = leader.text
         lead, tail = text[: len(text) - len(text.lstrip())], text[len(text.rstrip()) :]
         words = text.split()
-        shorter = [[*words[:place], *words[place + 1 :]] for place in range(len(words))]
+        shortened = [[*words[:place], *words[place + 1 :]] for place in range(len(words))]
         proposals = [
-            leader.model_copy(update={"text": lead + " ".join(rest) + tail if rest else "", "origin": "pruning"})
-            for rest in shorter
+            leader.model_copy(
+                update={"text": lead + " ".join(other_words) + tail if other_words else "", "origin": "pruning"}
+            )
+            for other_words in shortened
         ]
         for place in range(len(leader.shots)):
             shots = [*leader.shots[:place], *leader.shots[place + 1 :]]

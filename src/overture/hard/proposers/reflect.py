@@ -62,9 +62,9 @@ class Reflect:
             nonlocal num_requests
             num_requests += 1
             text = request if isinstance(request, str) else str(request[-1]["content"])
-            wanted = f"The new instruction has at most {ask.scorer.room} tokens, and holds no rows."
+            limits = f"The new instruction has at most {ask.scorer.room} tokens, and holds no rows."
             try:
-                return self.writer.write(f"{text}\n{wanted}", ask.random)
+                return self.writer.write(f"{text}\n{limits}", ask.random)
             except OvertureError as error:
                 # gepa would go on as if nothing had been asked.
                 failures.append(error)
@@ -116,14 +116,14 @@ class _Adapter:
 
         text = " ".join(candidate["instruction"].split())
         leader = self.ask.leader.model_copy(update={"place": "after"})
-        worded = self.tried.setdefault(text, self.ask.worded(f"\n{text}", "reflect", leader))
+        own_candidate = self.tried.setdefault(text, self.ask.worded(f"\n{text}", "reflect", leader))
         reason = ""
         try:
-            losses = self.ask.scorer.losses([worded], "train", batch)[0]
+            losses = self.ask.scorer.losses([own_candidate], "train", batch)[0]
             scores = [float(score) for score in losses.neg().exp()]
         except Refused as refusal:
             scores, reason = [0.0] * len(batch), str(refusal)
-        self.scores[worded.key] = sum(scores) / len(scores)
+        self.scores[own_candidate.key] = sum(scores) / len(scores)
         traces = [(number, score, reason) for number, score in zip(batch, scores, strict=True)]
         return gepa.EvaluationBatch(outputs=scores, scores=scores, trajectories=traces if capture_traces else None)
 
@@ -132,15 +132,15 @@ class _Adapter:
     ) -> dict[str, list[dict[str, str]]]:
         """Examples for the writing model: rows, their right answers, and how likely the model finds them."""
         task, rows = self.ask.scorer.task, self.ask.scorer.splits["train"]
-        shown = []
+        examples = []
         for number, score, reason in eval_batch.trajectories:
             gold = gold_of(task, [rows[number]])[0]
             feedback = reason and f"The instruction cannot be used: {reason}."
-            shown.append(
+            examples.append(
                 {
                     "Input": " ".join(texts_of(task, rows[number]).values())[:_LONGEST_TEXT],
                     "Right answer": str(gold),
                     "Feedback": feedback or f"The model gives the right answer a probability of {score:.2f}.",
                 }
             )
-        return dict.fromkeys(components_to_update, shown)
+        return dict.fromkeys(components_to_update, examples)

@@ -51,8 +51,8 @@ def check_source(source: str) -> str:
             "no such proposer", where="--from", got=source, wanted=", ".join(STAGES), fix=did_you_mean(name, STAGES)
         )
     if (name in _GIVEN) != bool(argument):
-        wanted = f"{name}:{_GIVEN[name]}" if name in _GIVEN else name
-        raise ConfigError("the proposer's argument", where="--from", got=source, wanted=wanted)
+        expected = f"{name}:{_GIVEN[name]}" if name in _GIVEN else name
+        raise ConfigError("the proposer's argument", where="--from", got=source, wanted=expected)
     if name == "file" and not Path(argument).is_file():
         raise ConfigError("no such file", where="--from", got=argument, fix="check the path")
     if name == "reflect":
@@ -78,7 +78,7 @@ def proposer_of(source: str, model: str = "default", timeout_s: float = 60.0) ->
         UserError: there is none, or it cannot be made of its argument.
     """
     name = check_source(source)
-    built = getattr(import_module(f"overture.hard.proposers.{name}"), name.capitalize())
+    proposer_class = getattr(import_module(f"overture.hard.proposers.{name}"), name.capitalize())
     argument = source.partition(":")[2]
     arguments: dict[str, tuple[Any, ...]] = {
         "file": (Path(argument),),
@@ -87,5 +87,5 @@ def proposer_of(source: str, model: str = "default", timeout_s: float = 60.0) ->
     }
     if name == "reflect":
         arguments[name] = (proposer_of(argument, model, timeout_s),)
-    proposer: Proposer = built(*arguments.get(name, ()))
+    proposer: Proposer = proposer_class(*arguments.get(name, ()))
     return proposer

@@ -51,6 +51,6 @@ class Words:
             shares_NC = shares_of(rows, len(task.words)) if scorer.shares else None
             for words in assignments(scorer.backbone, pools, hidden_ND, labels_N, _ROUNDS, shares_NC).values():
                 labels = dict(zip(task.words, words, strict=True))
-                changed = wording.model_copy(update={"labels": labels})
-                candidates.append(standing.candidate.model_copy(update={"wording": changed, "origin": "words"}))
+                new_wording = wording.model_copy(update={"labels": labels})
+                candidates.append(standing.candidate.model_copy(update={"wording": new_wording, "origin": "words"}))
         return candidates

@@ -29,7 +29,7 @@ def perplexity(scorer: TextScorer, ids: list[int]) -> float | None:
     """
     if len(ids) < 2:
         return None
-    rows = [behind(row, ids[:1], tuple(ids[1:])) for row in scorer.shown(Wording(), False).rows["train"][:16]]
+    rows = [behind(row, ids[:1], tuple(ids[1:])) for row in scorer.encoded(Wording(), False).rows["train"][:16]]
     readouts = scorer.answerer.ask([(row, None) for row in rows], Readouts())
     next_ids = torch.tensor(ids[1:])
     logs = [scorer.backbone.head(r.hidden).log_softmax(-1).gather(1, next_ids[:, None]) for r in readouts]
@@ -47,7 +47,7 @@ def random_text(scorer: TextScorer, length: int, seed: int) -> Candidate | None:
     """
     generator = torch.Generator().manual_seed(derived_seed(seed, "random text") % 2**31)
     tokenizer, backbone = scorer.backbone.text.tokenizer, scorer.backbone
-    row = scorer.shown(Wording(), False).rows["train"][0]
+    row = scorer.encoded(Wording(), False).rows["train"][0]
     for _ in range(8):
         ids = tokenizer.encode_plain("\n")
         while len(ids) < length:

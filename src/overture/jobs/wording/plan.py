@@ -60,7 +60,7 @@ def race_order(task: Task, rows: Sequence[Row], seed: int) -> list[int]:
 
 def plan_of(options: HardConfig, scorer: TextScorer, num_validation: int, speed: float) -> HardPlan:
     """The budget that was given, or what the stages take at the sizes that were asked for."""
-    rows = scorer.shown(Wording(), False).rows["validation"]
+    rows = scorer.encoded(Wording(), False).rows["validation"]
     whole = fmean(row.num_tokens for row in rows)
     anchor = fmean(row.num_tokens - row.num_input for row in rows)
     limit = min(options.race_rows, num_validation)

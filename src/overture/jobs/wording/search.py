@@ -178,7 +178,7 @@ class _Search:
         scorer = TextScorer(task, backbone, rows, options.room, input_cache(config, notify))
         run.event(DataEvent(rows={name: len(split_rows) for name, split_rows in rows.items()}, repeats=splits.repeats))
         try:
-            shown_rows = scorer.shown(Wording(), False)
+            shown_rows = scorer.encoded(Wording(), False)
         except Refused as refusal:
             raise DataError("the task's rows cannot be shown", where="template", got=str(refusal)) from None
         check_answerable(PromptedModel(backbone), shown_rows.rows["train"], task)
@@ -202,7 +202,7 @@ class _Search:
             f"allowed: {plan.tokens:,.0f} live tokens, about {plan.minutes:.1f} minutes at "
             f"{plan.tokens_per_second:,.0f} tokens a second"
         )
-        for text in (*splits.notices, *scorer.shown(Wording(), False).encoder.notices):
+        for text in (*splits.notices, *scorer.encoded(Wording(), False).encoder.notices):
             search.notice(text)
         return search
 

@@ -185,7 +185,7 @@ class _Translator:
         ]
         shares = {name: soft_BC[name].exp() for name in ("train", "validation")}
         scorer = TextScorer(task, self.handle.backbone, splits, self.config.room, self.cache, shares)
-        scorer.tokens += sum(row.num_tokens for rows in scorer.shown(Wording(), False).rows.values() for row in rows)
+        scorer.tokens += sum(row.num_tokens for rows in scorer.encoded(Wording(), False).rows.values() for row in rows)
         scorer.order("validation", range(len(choosing)))
         scorer.warm(Wording(), "validation", self._progress("reading search rows once"))
         standings, stages = self._raced(Book(self.run_folder, scorer, lambda: False, self.config.scaled), scorer)
