@@ -1,4 +1,4 @@
-"""The contract of a baseline; every file of this package fills it in."""
+"""The contract of a baseline: each has a function that builds a `Built` from a `Request`."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -34,7 +34,7 @@ class Request:
         splits: rows as they were read, by split; `train` and `validation` are needed.
         rows: the same encoded.
         seed: of the run.
-        cache: keeps the frozen model's inputs; none are kept without it.
+        cache: of the frozen model's inputs; None for none.
     """
 
     options: Any
@@ -76,7 +76,7 @@ class Request:
             )
 
     def calibrated(self) -> "Request":
-        """The same request with rows whose label scores are calibrated, as the task's `options.calibration` has it.
+        """The same request with rows whose label scores are calibrated, by the task's `options.calibration`.
 
         Raises:
             ConfigError: the kind of task cannot be calibrated.

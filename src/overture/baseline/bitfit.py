@@ -1,4 +1,4 @@
-"""BitFit: the biases alone are trained, or the norms' scales where a model has no biases.
+"""BitFit: only the biases are trained, or the norms' scales where a model has no biases.
 
 Many decoders (Llama, Mistral) have no biases and are refused unless the option is `values: norms`. Training the scales
 of their norms is the nearest method in the literature, but it is another one (LN-tuning), so it must be named.

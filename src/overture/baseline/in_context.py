@@ -70,7 +70,7 @@ def in_context_prompt(
 def _fitting_shots(
     backbone: Backbone, task: Task, shots: list[Row], scored: Sequence[Row]
 ) -> tuple[list[Row], Encoder]:
-    """As many of the examples as leave room for the longest row, and the encoder of the rows behind them."""
+    """As many examples as leave room for the longest row, and the encoder of the rows behind them."""
     encoder = Encoder(task, backbone.text.tokenizer)
     while shots:
         row_encoder = Encoder(task, backbone.text.tokenizer, behind=len(shot_ids(encoder, shots)))
@@ -125,7 +125,7 @@ def _build_fixed(request: Request, options: InContextOptions) -> Built:
 def _best_order(
     request: Request, options: InContextOptions, encoder: Encoder, shots: list[Row], validation: Sequence[Encoded]
 ) -> tuple[list[Row], int]:
-    """The examples in the order with the best validation score, and the number of orders that were tried."""
+    """The examples in the order with the best validation score, and the number of orders scored."""
     random = named_random(request.seed, "orders")
     orders = [shots]
     for _ in range(50 * options.orders):
@@ -186,13 +186,10 @@ def _encode_behind(encoder: Encoder, row: Row, nearest: list[Row]) -> tuple[list
             parts = row_encoder.encode([row], bos=False)
         except DataError:
             continue
-        return [_with_examples(ids, part) for part in parts], count
+        shifted = [tuple((index + len(ids), number) for index, number in part.slots) for part in parts]
+        pairs = zip(parts, shifted, strict=True)
+        return [replace(part, input=(Tokens(ids), *part.input), slots=slots) for part, slots in pairs], count
     return encoder.encode([row]), 0
-
-
-def _with_examples(ids: tuple[int, ...], part: Encoded) -> Encoded:
-    slots = tuple((index + len(ids), number) for index, number in part.slots)
-    return replace(part, input=(Tokens(ids), *part.input), slots=slots)
 
 
 def _without_anchor(encoder: Encoder, split: Sequence[Row]) -> list[Encoded]:

@@ -39,7 +39,7 @@ class LinearHead:
         weight: of the labels, [C, D].
         bias: [C].
         read_at: which features; with a numbered layer.
-        cache: keeps what rows give; None computes it each time.
+        cache: of the rows' features; None computes them each time.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class LinearHead:
         """Label scores; a linear head has no other replies.
 
         Raises:
-            DataError: something else is asked.
+            DataError: it is another question.
         """
         if not isinstance(question, LabelScores):
             raise DataError(
@@ -92,7 +92,7 @@ def build(request: Request) -> Built:
 
 
 def _places_to_read(options: LinearOptions, backbone: Backbone) -> list[ReadAt]:
-    """All that may be read."""
+    """The layers and features that the options allow."""
     num_layers = backbone.info.num_layers
     if isinstance(options.layer, int) and options.layer > num_layers:
         raise ConfigError(

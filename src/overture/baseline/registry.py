@@ -1,4 +1,4 @@
-"""The baselines by name: facts and options, without what they compute. A new one is a new file and one record here.
+"""The baselines by name: facts and options, without their code. A new one is a new file and one record here.
 
 It imports no torch; a baseline's file is imported when it is built.
 """

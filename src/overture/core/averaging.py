@@ -1,10 +1,10 @@
-"""A mean of a training's values over its epochs, by weights that are known beforehand."""
+"""A weighted mean of a training's values over its epochs; the weights are fixed beforehand."""
 
 from dataclasses import dataclass
 from math import exp
 
 _LARGEST = 700.0
-"""Exponents above it have no float."""
+"""The exponential of a larger number overflows a float."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +20,7 @@ class Averaging:
     width: float
 
     def share(self, epoch: int, num_epochs: int) -> float:
-        """How much an epoch weighs in the mean of the epochs up to it; of the first this is 1.
+        """The weight of an epoch in the mean of the epochs up to it; 1 for the first.
 
         Args:
             epoch: its number, from 1.

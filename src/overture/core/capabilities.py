@@ -26,15 +26,15 @@ class Capabilities:
         kind: how its stacks attend.
         max_length: tokens of prompt, row and answer together; an encoder-decoder has as many for either stack.
         model_type: its architecture, for errors.
-        num_start: start tokens in front of what an encoder-decoder writes.
+        num_start: start tokens in front of an encoder-decoder's answer.
         has_head: it predicts tokens of its vocabulary; an encoder's body does not.
         places: where prompts may stand.
         has_gradients: losses and readouts can be differentiated.
         has_label_vectors: labels may have vectors instead of words.
         modalities: of the input.
-        encodes_words: whether an encoder-decoder's encoder reads words; else those of a row are the decoder's, and the
+        encodes_words: whether an encoder-decoder's encoder reads words; else a row's words are the decoder's, and the
             encoder has its own number of positions.
-        leaves_inputs: an adapter changes only what stands behind the input, so prompts must leave the input alone.
+        leaves_inputs: an adapter changes only the tokens behind the input, so prompts must not change the input.
         compares_texts: images and texts have vectors in one space.
     """
 
@@ -53,7 +53,7 @@ class Capabilities:
     compares_texts: bool = False
 
     def check(self, pairs: Sequence[tuple[Encoded, Injection | None]], question: Question[Any]) -> None:
-        """Refuse what cannot be answered.
+        """Check that the model can answer a question about rows under their prompts.
 
         Raises:
             BackboneError: with the first row's reason.
@@ -82,10 +82,10 @@ class Capabilities:
                 self._check_words(row, injection)
 
     def check_text_in_memory(self) -> None:
-        """Whether a memory can stand for a text that the model answers from.
+        """Check that a memory can stand for a text, so that the model answers from it.
 
         Raises:
-            BackboneError: it cannot, since what answers does not attend to a memory of the text.
+            BackboneError: it cannot, since the stack that answers does not attend to such a memory.
         """
         if refusal := refused_text_in_memory(self.kind):
             raise self._refused(*refusal)
@@ -129,7 +129,7 @@ class Capabilities:
             )
         if self.leaves_inputs and not injection.leaves_input:
             raise self._refused(
-                "the adapter changes only what stands behind the input, and this prompt would change the input",
+                "this prompt changes the input, but the adapter needs the frozen model's input",
                 "--place after, or an adapter with place everywhere",
                 got=f"a prompt at {', '.join(sorted(injection.places)) or 'a late layer'}",
             )
@@ -137,7 +137,7 @@ class Capabilities:
             raise self._refused(*refusal)
 
     def _check_labels(self, row: Encoded, injection: Injection | None) -> None:
-        """Whether an encoder can answer what is asked of a row."""
+        """Check that an encoder can score a row's labels."""
         target = row.target
         if isinstance(target, Answer):
             raise self._refused(*_WRITES_NOTHING)
@@ -181,9 +181,9 @@ class Capabilities:
             )
 
     def _check_words(self, row: Encoded, injection: Injection | None) -> None:
-        """Whether a row's candidate words have likelihoods over the vocabulary."""
+        """Check that a row's candidate words have likelihoods over the vocabulary."""
         if not isinstance(row.target, OneOf):
-            raise self._refused(f"row {row.row} has no candidate words whose likelihood is asked for", "name some")
+            raise self._refused(f"row {row.row} has no candidate words to compute a likelihood for", "name some")
         if injection is not None and injection.labels is not None:
             raise self._refused("this prompt has vectors for its labels, not words", "a prompt with label words")
 
@@ -193,7 +193,7 @@ class Capabilities:
 
 
 def refused_prompt(kind: ModelKind, injection: Injection) -> tuple[str, str] | None:
-    """Why a kind of model cannot take a prompt, and what to use instead; None when it can. Its parts decide it."""
+    """The reason why a kind of model cannot take a prompt, and what to use instead; None when it can."""
     if kind == "decoder":
         return None
     if injection.vectors and injection.vectors.targets:
@@ -207,7 +207,7 @@ def refused_prompt(kind: ModelKind, injection: Injection) -> tuple[str, str] | N
 
 
 def refused_text_in_memory(kind: ModelKind) -> tuple[str, str] | None:
-    """Why no memory stands for a text that a kind of model answers from, and what to use instead; None if it can."""
+    """The reason why a memory cannot stand for a text in a kind of model, and what to use instead; None if it can."""
     if kind == "encoder":
         return _WRITES_NOTHING
     if kind == "encoder-decoder":

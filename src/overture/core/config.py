@@ -29,7 +29,7 @@ def validated(model: type[M], values: Any, where: str, context: str | None = Non
         model: the config class.
         values: a mapping as read from YAML or the command line.
         where: the file or flag the values came from.
-        context: what validators may know about the values, such as `core.records.base.FROM_JSON`.
+        context: passed to validators, such as `core.records.base.FROM_JSON`.
 
     Raises:
         ConfigError: names each field, its value, and the nearest known key or choice for an unknown one.
@@ -80,12 +80,12 @@ _SHORT.maxlevel, _SHORT.maxlist, _SHORT.maxdict, _SHORT.maxtuple, _SHORT.maxstri
 
 
 def unequal_values(expected: JsonValue, actual: JsonValue, where: str) -> list[Problem]:
-    """Values that differ in two models' configs, of those that both have: versions of transformers add and drop names.
+    """Values of both models' configs that differ; other names are skipped, since versions of transformers change them.
 
     Args:
-        wanted: what is recorded.
-        actual: what is there.
-        where: name of the whole.
+        expected: the recorded values.
+        actual: the model's values.
+        where: name of the config, for the problems.
     """
     if isinstance(expected, dict) and isinstance(actual, dict):
         names = [name for name in expected if name in actual]
@@ -129,7 +129,7 @@ def _problem(model: type[BaseModel], error: Any) -> Problem:
         section = _section(model, keys[:-1])
         field = section.model_fields.get(keys[-1]) if section else None
         fix = field.description or "" if field else ""
-    # A check of several keys together says what it got itself.
+    # A check of several keys together names its values itself.
     got = (
         ""
         if kind == "missing" or isinstance(error.get("input"), Mapping)
@@ -143,7 +143,7 @@ def unknown_key(path: str, valid_keys: Sequence[str], dotted: Iterable[str] = ()
 
     Args:
         path: the key with its sections, dotted.
-        known: the keys of its section.
+        valid_keys: the keys of its section.
         dotted: keys of all sections, of which one may be meant.
     """
     name = path.rpartition(".")[2]

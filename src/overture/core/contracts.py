@@ -112,7 +112,7 @@ class TextTokenizer(Protocol):
 
 @runtime_checkable
 class PromptMethod(Protocol):
-    """How a prompt's values are parameterised. One file per method; the registry names them."""
+    """A parameterisation of a prompt's values; each method has a file of its own."""
 
     def injection(self) -> Injection:
         """The prompt's values, differentiable."""
@@ -205,22 +205,22 @@ class Reducer(Protocol):
         ...
 
 
-# -- what a model is asked of rows
+# -- questions about rows
 
 
 class Question(Generic[T]):
     """A question about each row; T is one row's reply. Questions are frozen records and compare by value."""
 
     has_gradient: ClassVar[bool] = False
-    """Whether replies can be differentiated; for all others a prompt is as it will be when finished."""
+    """Whether replies can be differentiated; for other questions a prompt has its finished values."""
 
 
 @dataclass(frozen=True, slots=True)
 class Losses(Question["torch.Tensor"]):
-    """Negative log-likelihood of what is right in each row, a scalar; differentiable where gradients are recorded.
+    """Negative log-likelihood of a row's right label or answer, a scalar; differentiable where gradients are recorded.
 
     Args:
-        with_vector_targets: what the prompt's own vectors must predict is added.
+        with_vector_targets: adds the prompt's own terms of the loss, such as the targets of its vectors.
     """
 
     with_vector_targets: bool = True
@@ -229,7 +229,7 @@ class Losses(Question["torch.Tensor"]):
 
 @dataclass(frozen=True, slots=True)
 class LabelScores(Question["torch.Tensor"]):
-    """Log-probabilities of the labels, [C], normalised over them; a label's words add up. On the CPU."""
+    """Log-probabilities of the labels, [C], on the CPU; a label's probability is the sum over its words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,7 +247,7 @@ class TokenShares(Question[list[ScoredToken]]):
     """A row's own tokens with their log-probabilities, and behind them the likeliest token that would follow.
 
     Args:
-        num_top: how many of the likeliest tokens are told at each place.
+        num_top: how many of the likeliest tokens are listed at each place.
     """
 
     num_top: int = 0
@@ -255,10 +255,10 @@ class TokenShares(Question[list[ScoredToken]]):
 
 @dataclass(frozen=True, slots=True)
 class Answers(Question[Written]):
-    """A written answer, within what the row allows; the right one, if known, is not looked at.
+    """A written answer of tokens that the row allows; the row's right answer is ignored.
 
     Args:
-        max_new_tokens: at most so many tokens, if neither the end token nor a stop text comes before.
+        max_new_tokens: the largest number of tokens; the end token or a stop text may end the answer before.
         stop: the answer ends before the first of these texts.
         decoding: greedy, by chance, or beam search.
     """
@@ -273,8 +273,8 @@ class Continuations(Question[list[int]]):
     """Greedy tokens behind a row, the end token left out.
 
     Args:
-        max_new_tokens: at most so many.
-        is_done: whether a row's tokens so far are the last.
+        max_new_tokens: the largest number of tokens.
+        is_done: takes a row's tokens so far; whether the answer ends with them.
     """
 
     max_new_tokens: int
@@ -298,14 +298,14 @@ class Readout:
 
     Args:
         hidden: the last hidden states there, [R, D].
-        scores: log-probabilities of all that is decided, [R, C]; None for free text, where the head has them.
+        scores: log-probabilities of the labels there, [R, C]; None for free text, where the head computes them.
     """
 
     hidden: "torch.Tensor"
     scores: "torch.Tensor | None" = None
 
     def kept(self) -> "Readout":
-        """The same as constants. A frozen head makes any logits again, so D numbers a token are kept, not V."""
+        """A constant copy. A frozen head can compute the logits again, so it holds D numbers a token and not V."""
         scores = None if self.scores is None else self.scores.detach().clone()
         return Readout(self.hidden.detach().clone(), scores)
 
@@ -317,7 +317,7 @@ class Readouts(Question[Readout]):
     has_gradient: ClassVar[bool] = True
 
 
-# -- who answers
+# -- answerers and their parts
 
 
 class Frontend(Protocol):
@@ -330,11 +330,11 @@ class Frontend(Protocol):
 
     @property
     def modalities(self) -> frozenset[str]:
-        """Those that it reads."""
+        """The modalities that it reads."""
         ...
 
     def segments(self, value: object) -> Sequence[Segment]:
-        """A value, such as a text, cut into what the model reads."""
+        """The segments of a value, such as a text."""
         ...
 
     def enter(self, segments: Sequence[Segment]) -> "torch.Tensor":
@@ -364,7 +364,7 @@ class Answerer(Protocol):
 
 
 class Scorer(Protocol):
-    """A model under its own prompt or prompts: what evaluation asks."""
+    """A model under its own prompt or prompts, as evaluation needs it."""
 
     def ask(self, rows: Sequence[Encoded], question: Question[T]) -> list[T]:
         """A reply for each row, in order."""
@@ -373,7 +373,7 @@ class Scorer(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Slopes:
-    """The gradient of rows' summed loss by what enters the first layer.
+    """The gradient of rows' summed loss by the vectors that enter the first layer.
 
     Args:
         prompt: by the prompt's vectors, [P, D].
@@ -385,7 +385,7 @@ class Slopes:
 
 
 class Judge(Protocol):
-    """Several prompts on the same rows: what searches, and explanations, ask."""
+    """Scores several prompts on the same rows, for searches and explanations."""
 
     def losses(self, prompts: Sequence[Injection | None], rows: Sequence[Encoded]) -> "torch.Tensor":
         """Each row's loss under each prompt, [J, B]."""
@@ -396,7 +396,7 @@ class Judge(Protocol):
         ...
 
     def slopes(self, prompt: Injection | None, rows: Sequence[Encoded]) -> Slopes:
-        """How the loss changes with the embeddings of the prompt and of the texts."""
+        """Gradients of the loss by the embeddings of the prompt and of the texts."""
         ...
 
 

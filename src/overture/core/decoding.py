@@ -1,4 +1,4 @@
-"""How answers are written: the most likely token each time, by chance, or by a search over several beginnings."""
+"""Options of writing answers: greedy, sampled, or by beam search."""
 
 from typing import Self
 

@@ -75,13 +75,13 @@ def problem_lines(problems: Iterable[Problem], most: int = 20) -> list[str]:
 
 
 class OvertureError(Exception):
-    """An error with its place, what stands there, what should, and how to mend it.
+    """An error with its place, the value there, the expected value, and a fix.
 
     Args:
-        what: one sentence.
+        what: one sentence that says what is wrong.
         where: file, line, field or tensor.
-        got: what stands there.
-        wanted: what should stand there.
+        got: the value there.
+        wanted: the expected value.
         fix: what the user can do.
         problems: several mistakes that are raised together.
     """

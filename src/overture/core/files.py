@@ -1,4 +1,4 @@
-"""Writing so that a crash, a kill or a full disk leaves the old file or the new one, whole."""
+"""Writes files so that a crash, a kill or a full disk leaves the old file or the new one intact."""
 
 import errno
 import fcntl
@@ -21,7 +21,7 @@ _LOCK_POLL_S = 0.02
 
 
 def cache_dir() -> Path:
-    """Where converted models and spilled caches live: ``OVERTURE_CACHE`` or the user's cache directory."""
+    """The folder of converted models and spilled caches: ``OVERTURE_CACHE`` or the user's cache directory."""
     root = os.environ.get("OVERTURE_CACHE")
     base = Path(root) if root else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "overture"
     base.mkdir(parents=True, exist_ok=True)
@@ -29,7 +29,7 @@ def cache_dir() -> Path:
 
 
 def store_dir() -> Path:
-    """Where prompts are kept by default: ``OVERTURE_HOME`` or ``.overture`` in the working directory."""
+    """The default folder of stored prompts: ``OVERTURE_HOME`` or ``.overture`` in the working directory."""
     return Path(os.environ.get("OVERTURE_HOME", ".overture"))
 
 
@@ -101,7 +101,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
-    """Make a folder that is seen whole or not at all.
+    """Make a folder that appears complete or not at all.
 
     Args:
         path: the folder to make; it must not exist.
@@ -135,7 +135,7 @@ def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
 
 
 def sweep_temporaries(folder: Path, *, is_deep: bool = False) -> list[Path]:
-    """Remove what killed writers left in a folder, and with ``is_deep`` in those below it; gives the removed paths.
+    """Remove temporaries of killed writers in a folder, with ``is_deep`` also below it; returns the removed paths.
 
     Only a process that holds the folder's lock may call it: a living writer's file is no leftover.
     """

@@ -42,7 +42,7 @@ class LayerMemory:
         return int(self.keys.shape[2])
 
     def map(self, change: "Callable[[torch.Tensor], torch.Tensor]") -> "LayerMemory":
-        """The same memory of changed tensors."""
+        """The same memory with each tensor replaced by a function of it."""
         return _with_changed_tensors(self, change)
 
     def lowest(self, num_layers: int) -> "LayerMemory":
@@ -52,11 +52,11 @@ class LayerMemory:
 
 @dataclass(frozen=True, slots=True)
 class VectorTarget:
-    """A token that a prompt vector must predict, beside the rows' own losses.
+    """A token that a prompt vector must predict; its loss is added to each row's.
 
     Args:
         index: of the vector whose output predicts, from 0.
-        token: what it must predict.
+        token: the token to predict.
         weight: of this term, for each row.
     """
 
@@ -73,7 +73,7 @@ class Vectors:
         values: [P, D].
         place: `before` the text, `after` the input, in the template's own `slots`, or `around` the input.
         layer: the first layer that sees them; below it the text runs alone.
-        targets: what the vectors themselves must predict in training; only at `before`.
+        targets: tokens that the vectors themselves must predict in training; only at `before`.
         split: at `around`, 1 at the number of vectors that stand before the text and 0 elsewhere, [P + 1]; the others
             stand after the input. Its gradient says what moving the split would do.
     """
@@ -120,7 +120,7 @@ class Memory:
 class LabelHead:
     """The parts of a classifier beside its label vectors: a bias for each label, and perhaps a map in front of them.
 
-    With a map, tanh(W h + b), the labels are read at the very first live token; without one, where the row says.
+    With a map, tanh(W h + b), the labels are read at the very first live token; without one, at the target's place.
     With a scale, the label vectors are texts in the space that a model of two towers maps images and texts to, and a
     label's score is the scale times the cosine of the image and its vector.
 
@@ -171,7 +171,7 @@ class ReadAt:
     Args:
         layer: number of layers that have run; None for all, with the norm behind them.
         features: the one state that the row's target names, the mean of the row's states, or both side by side, for
-            which a label's vector is twice as long; None for what the target says.
+            which a label's vector is twice as long; None for the target's choice.
     """
 
     layer: int | None = None
@@ -187,7 +187,7 @@ class Injection:
         memory: columns that live tokens attend to.
         labels: one vector for each label, [C, D], instead of the label words' rows of the head.
         offset: added to the embeddings of the row's first S tokens, [S, D]; the prompt's own are not counted.
-        head: what stands beside the label vectors instead of the model's own head; only together with them.
+        head: parts of a classifier beside the label vectors, instead of the model's own head.
         read_at: where label vectors read; None for the last states, as the row's target says.
         penalty: a term of the training loss beside the rows' own, for each row, []; it is part of no answer and is not
             stored.
@@ -235,7 +235,7 @@ class Injection:
 
     @property
     def leaves_states(self) -> bool:
-        """Whether the model's hidden states remain its own: labels alone are read otherwise."""
+        """Whether the model's hidden states remain its own, so that only the labels are read differently."""
         return not self.places and self.offset is None
 
     @property
@@ -255,7 +255,7 @@ class Injection:
                 yield field.name, part
 
     def map(self, change: "Callable[[torch.Tensor], torch.Tensor]") -> "Injection":
-        """The same injection of changed tensors; the same record where no tensor changed."""
+        """The same injection with each tensor replaced by a function of it; the same record where none changed."""
         return _with_changed_tensors(self, change)
 
     def tensors(self) -> "dict[str, torch.Tensor]":
@@ -319,7 +319,7 @@ def _named_tensors(record: Any) -> "Iterator[tuple[str, torch.Tensor]]":
 
 
 def _part_of(part: Any, tensors: "Mapping[str, torch.Tensor]", **options: Any) -> Any:
-    """A part of its tensors; None where there are none of them."""
+    """A part built from its stored tensors; None where none is stored."""
     values = {field: tensors[name] for field, name in part.stored.items() if name in tensors}
     if not values:
         return None

@@ -1,4 +1,4 @@
-"""A folder of files that may vanish: those that were used longest ago make room for new ones.
+"""A folder of cached files, of which the least recently used make room for new ones.
 
 There is no index. A file's name is its key and its time of change says when it was last used, so that any number of
 processes may read, write and remove, and a kill leaves whole files behind. Nobody but the user can read the folder.
@@ -19,7 +19,7 @@ LIMIT = "OVERTURE_CACHE_LIMIT"
 _MOST_BYTES = 8 * 10**9
 _SHARE_OF_DISK = 10
 _WRITING_S = 3600.0
-"""A temporary file that is older is nobody's."""
+"""An older temporary file belongs to no living writer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ class KeptFiles:
         self._began = time.time() - 0.1
 
     def files(self) -> list[KeptFile]:
-        """The files, those first that were used longest ago; unfinished ones of killed writers are among them."""
+        """The files, least recently used first; unfinished ones of killed writers are among them."""
         files = []
         try:
             with os.scandir(self.folder) as entries:
@@ -78,10 +78,10 @@ class KeptFiles:
         return path
 
     def make_room(self, size_bytes: int) -> bool:
-        """Remove files that were used longest ago until a new one fits.
+        """Remove the least recently used files until a new one fits.
 
-        Those that were used since this object was made stay: a run on more texts than fit would else remove each file
-        shortly before the next run asks for it.
+        Files that were used since this object was made stay: otherwise a run on more texts than fit would remove each
+        file shortly before the next run needs it.
 
         Returns:
             Whether the new one fits.
@@ -101,7 +101,7 @@ class KeptFiles:
         return excess <= 0
 
     def clear(self) -> tuple[int, int]:
-        """Remove all files; gives their number and bytes."""
+        """Remove all files; returns their number and bytes."""
         files = self.files()
         for file in files:
             file.path.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Which of several processes this is, as `torchrun` says it in the environment; imports no torch."""
+"""The number of this process among several, from `torchrun`'s environment variables; imports no torch."""
 
 import os
 from collections.abc import Mapping
@@ -30,7 +30,7 @@ class Launch:
 
 
 def launched(environment: Mapping[str, str] | None = None) -> Launch:
-    """This process; the only one where nothing else is said.
+    """This process's number from the environment; that of a single process where nothing is set.
 
     Args:
         environment: that of the process when None.
@@ -60,7 +60,7 @@ def launched(environment: Mapping[str, str] | None = None) -> Launch:
 
 
 def check_processes(is_for_several: bool, command: str) -> None:
-    """Refuse a command that several processes would all carry out, each for itself.
+    """Refuse a command that several processes would each run on their own.
 
     Raises:
         ConfigError: this is one of several.

@@ -13,9 +13,9 @@ Modality = Literal["image", "audio"]
 
 @dataclass(frozen=True, slots=True)
 class Media:
-    """An image or a sound that is decoded when somebody needs it.
+    """An image or a sound that is decoded when it is needed.
 
-    Two values with one digest are the same content, wherever they lie.
+    Equal digests mean equal content.
 
     Args:
         modality: which of the two it is.

@@ -11,10 +11,10 @@ _PROC = Path("/proc/self")
 
 @dataclass(slots=True)
 class Meter:
-    """Measures from its making on: wall seconds, and the process's peak memory.
+    """Measures wall seconds and the process's peak memory from its creation on.
 
-    On Linux the kernel's high-water mark is reset first, so the peak is that of this work with what was loaded before.
-    Elsewhere the peak is the process's whole life's. On a GPU the device's own peak counts.
+    On Linux the kernel's high-water mark is reset first, so the peak is that of this work on top of what is loaded.
+    Elsewhere it is the peak of the process's life. On a GPU it is the device's peak.
     """
 
     device: str = "cpu"

@@ -7,7 +7,7 @@ from typing import Any
 
 
 def requirements() -> Iterator[tuple[Any, str]]:
-    """Each requirement, of `packaging`, with the extra that wants it; the empty name for those always needed."""
+    """Each requirement, of `packaging`, with the extra that needs it; the empty name for those always needed."""
     # packaging comes with transformers.
     from packaging.requirements import Requirement
 

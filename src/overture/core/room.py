@@ -1,4 +1,4 @@
-"""Room in a device's memory: work is cut into parts of so many tokens, and into smaller ones where memory runs out."""
+"""Fits work to a device's memory: parts of a token budget, which is halved where memory runs out."""
 
 from collections.abc import Callable, Sequence
 from typing import TypeVar
@@ -8,7 +8,7 @@ from overture.core.errors import DeviceFull
 Part = TypeVar("Part")
 T = TypeVar("T")
 SHARE = 0.8
-"""Of what a trial says would fit; what is left is for longer prompts, other rows and the allocator's gaps."""
+"""Share of the memory that a trial finds to be used; the rest is for longer prompts, other rows and fragmentation."""
 
 
 class Room:
@@ -28,11 +28,11 @@ class Room:
         work: Callable[[Sequence[Part]], T],
         num_tokens: Callable[[Part], int],
     ) -> T:
-        """The result of work on all parts; it is done again in parts half as large whenever memory runs out.
+        """The result of work on all parts; it is repeated with parts half as large whenever memory runs out.
 
         Args:
             cut: the parts for a budget.
-            work: must give the same however it is cut, and begin at its beginning each time.
+            work: its result must not depend on the cut, and each call must start anew.
             num_tokens: padded tokens of a part.
 
         Raises:
@@ -45,7 +45,7 @@ class Room:
             try:
                 return work(parts)
             except OutOfMemoryError as error:
-                # Its text alone: the error holds the frames, and they the tensors that must go.
+                # Only its text: the error holds frames, and they hold the tensors that must be freed.
                 reason = str(error).strip().partition("\n")[0][:200]
             self._shrink(cut, parts, max(map(num_tokens, parts)), reason)
 
@@ -67,11 +67,11 @@ class Room:
 
 
 def fitted_tokens(num_tokens: int, needed_bytes: int, free_bytes: int) -> int:
-    """How many tokens a pass may have, from one that was tried.
+    """The number of tokens that a pass may have, from a trial pass.
 
     Args:
-        num_tokens: of the pass that was tried.
-        needed_bytes: what it took at its peak, beyond what was there before.
-        free_bytes: what there is for a pass.
+        num_tokens: tokens of the trial pass.
+        needed_bytes: its peak memory, beyond what was in use before.
+        free_bytes: memory for a pass.
     """
     return max(1, int(SHARE * free_bytes / max(1, needed_bytes) * num_tokens))

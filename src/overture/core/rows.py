@@ -1,4 +1,4 @@
-"""A row as the model reads it, what it is asked, and what came back.
+"""A row as the model reads it, its target, and replies to questions about it.
 
 Shape letters: B rows, L length, P prompt length, D width, N layers, H key/value heads, K head width, V vocabulary,
 M memory columns.
@@ -36,9 +36,9 @@ class Signal:
 
     Args:
         modality: such as ``image``; the model's frontend of it makes vectors of the signal.
-        key: digest of its bytes and of what prepares them, so that equal keys are equal content.
+        key: digest of its bytes and of their preparation, so that equal keys mean equal content.
         length: its positions.
-        load: gives its values: pixels [C, H, W], or samples [T].
+        load: returns its values: pixels [C, H, W], or samples [T].
         is_whole: in a decoder too its positions see each other both ways.
         grid: rows and columns of its positions, where the model places them by these; it then takes as many places
             among a row's positions as its longer side has.
@@ -129,9 +129,9 @@ class OneOf:
     Args:
         candidates: the labels with their words.
         label: index of the right one; None when unknown.
-        shares: for each label how much of the row is its, where the truth stands between labels; instead of ``label``.
-        read: what the label is read from: the token at this index into input and anchor, or the mean of them all;
-            None for the last, where models that read from left to right predict.
+        shares: a probability for each label instead of one right ``label``.
+        read: the token that the label is read from, by its index into input and anchor, or the mean of them all; None
+            for the last token, where decoders predict.
         is_mask: the token read is a mask, at which the model predicts a word.
         factor: how much the row counts in training, where labels have weights.
     """
@@ -170,7 +170,7 @@ class AtMarks:
 
     Args:
         candidates: the labels with their words.
-        marks: the tokens, and what is right there.
+        marks: the tokens, and the right labels there.
     """
 
     candidates: Candidates
@@ -206,7 +206,7 @@ class Answer:
 
     Args:
         ids: its tokens with the end token; None when unknown.
-        allowed: what a generated answer may hold; None for anything.
+        allowed: the rule for tokens of a generated answer; None where any may follow.
     """
 
     ids: tuple[int, ...] | None = None
@@ -234,7 +234,7 @@ class Answer:
 
 
 Target = OneOf | AtMarks | Answer
-"""The question that a row puts to the model, with the right reply where it is known."""
+"""The kind of label or answer that a row has, with the right one where it is known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,7 +244,7 @@ class Written:
     Args:
         text: without the end token, cut at a stop text.
         ids: its tokens, without the end token.
-        log_likelihood: of the tokens, the end token with them if it was written; given what was allowed.
+        log_likelihood: of the tokens, with the end token if it was written; not renormalised over allowed tokens.
         shares: log-probabilities of its tokens; none of a search over beams.
     """
 
@@ -256,7 +256,7 @@ class Written:
 
 @dataclass(frozen=True, slots=True)
 class Likelihood:
-    """Of one word behind one row, over the whole vocabulary.
+    """The likelihood of one word behind one row, over the whole vocabulary.
 
     Args:
         value: log-likelihood, summed over the word's tokens.
@@ -269,12 +269,12 @@ class Likelihood:
 
 @dataclass(frozen=True, slots=True)
 class ScoredToken:
-    """A token behind those before it.
+    """A token of a text with its log-probability given those before it.
 
     Args:
         id: in the vocabulary.
-        share: its log-probability; None of a row's first token, which nothing predicts.
-        top: the likeliest tokens at its place with theirs.
+        share: its log-probability; None for a row's first token, which nothing predicts.
+        top: the likeliest tokens at its place with their log-probabilities.
     """
 
     id: int
@@ -289,14 +289,14 @@ class Prediction:
     Args:
         text: the label, or the answer, for people.
         shares: probabilities of the labels, in the labels' order; None where there are none.
-        answer: what is compared with the right answer, where it is not the text.
-        score: how sure the model is of it, to choose between parts of one row.
-        labels: those that `shares` are of: the task's, or a row's own choices.
+        answer: the value that is compared with the right answer, if it is not the text.
+        score: the model's confidence in it, to choose between parts of one row.
+        labels: the labels of `shares`: the task's, or a row's own choices.
         confidence: probability of the one label that was chosen; None where the answer is not one label.
-        label_set: labels among which the right one is, likeliest first, where sets were asked for.
-        is_withheld: whether the answer may be wrong too often to be given; None where nobody asked.
-        span: where the answer stands in its field, in characters, where it is a piece of it.
-        span_scores: how sure the model is of each span of an answer, from 0 to 1.
+        label_set: a conformal set of labels, likeliest first, where sets were requested.
+        is_withheld: whether the answer is withheld because it may be wrong too often; None without such a limit.
+        span: first and end character of the answer in its field, if it is a piece of it.
+        span_scores: the model's confidence in each span of an answer, from 0 to 1.
     """
 
     text: str
@@ -339,16 +339,16 @@ class Encoded:
 
     Args:
         row: the row's number in its split, from 0.
-        input: what depends on the row; may be kept as memory. May be empty.
+        input: the segments that depend on the row; may be kept as memory. May be empty.
         anchor: the constant end of the template; at least one token, so that something is live.
-        target: what is asked of the model; free text where nothing else is said.
-        slots: where the template has places for the prompt: (index into input and anchor, number of vectors).
+        target: the kind of label or answer; free text by default.
+        slots: places of the prompt in the template: (index into input and anchor, number of vectors).
         part: number of this part among those of its row, from 0; long rows are read in several.
-        source: what the task's kind needs to read the model's reply; nobody else looks at it.
-        blanks: the same row without its content, by which its label scores are corrected.
+        source: data with which the task's kind reads the model's reply; only the kind uses it.
+        blanks: the same row without its content, by which its label scores are calibrated.
         texts: stretches of input and anchor, (first, end), that hold the fields' text and not the template's; None when
             unknown.
-        start: what an encoder-decoder's decoder begins with, where it is not the model's own: language and task.
+        start: an encoder-decoder's start tokens, if other than the model's own: language and task.
     """
 
     row: int

@@ -1,6 +1,6 @@
-"""Tensors and facts of work under way in one safetensors file with a checksum over both.
+"""Tensors and facts in one safetensors file with a checksum over both.
 
-The format itself notices neither a flipped bit of a value nor one of a number beside it.
+The format itself detects no flipped bit, neither in a tensor nor in its metadata.
 """
 
 import errno

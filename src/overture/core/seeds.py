@@ -9,7 +9,7 @@ def derived_seed(seed: int, *names: str | int) -> int:
 
     Args:
         seed: the run's seed.
-        names: what the numbers are for, such as ``"order", epoch``.
+        names: the use of the numbers, such as ``"order", epoch``.
     """
     text = "/".join(str(part) for part in (seed, *names))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1

@@ -1,4 +1,4 @@
-"""Versions of what decides the numbers."""
+"""Versions of the programs that decide the numbers."""
 
 import platform
 import subprocess
@@ -9,7 +9,7 @@ _PACKAGES = ("overture", "torch", "transformers", "tokenizers", "numpy")
 
 
 def versions() -> dict[str, str]:
-    """Versions of what decides the numbers."""
+    """Versions of the packages, of Python and of Overture's own commit."""
     packages = {name: version(name) for name in _PACKAGES}
     return {**packages, "python": platform.python_version(), "git": _git_hash()}
 

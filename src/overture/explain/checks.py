@@ -1,4 +1,4 @@
-"""Checks of an explanation, run by default: what it says must follow from the model, and from the training."""
+"""Checks of an explanation, run by default: it must depend on the model and on the training."""
 
 from collections.abc import Sequence
 from random import Random
@@ -20,7 +20,7 @@ _UNLIKE = 0.5
 
 
 def completeness(gradients: Integrated) -> Check:
-    """Whether integrated gradients add up to the prompt's whole effect."""
+    """Check that integrated gradients add up to the prompt's whole effect."""
     text = f"integrated gradients miss {gradients.residual:.2%} of the prompt's effect; wanted: at most {_RESIDUAL:.0%}"
     return Check(name="completeness", passed=gradients.residual <= _RESIDUAL, value=gradients.residual, text=text)
 
@@ -28,7 +28,7 @@ def completeness(gradients: Integrated) -> Check:
 def deletion(
     answerer: LocalAnswerer, prompts: Sequence[Injection], rows: Sequence[Encoded], changes: Sequence[float], seed: int
 ) -> Check:
-    """Whether dropping columns in order of importance changes answers more than random orders do, on rows of its own.
+    """Check on held-out rows that dropping columns by importance changes answers more than random orders do.
 
     Args:
         answerer: the model.
@@ -58,7 +58,7 @@ def deletion(
 def randomisation(
     answerer: LocalAnswerer, prompt: Injection, rows: Sequence[Encoded], changes: Sequence[float], seed: int
 ) -> Check:
-    """Whether a random prompt of the same size is explained otherwise (Adebayo et al. 2018)."""
+    """Check that a random prompt of the same size has another explanation (Adebayo et al. 2018)."""
     if len(changes) < 4:
         return Check(name="randomisation", passed=None, text="too few columns for a rank correlation")
     generator = torch.Generator().manual_seed(seed)
@@ -77,7 +77,7 @@ def randomisation(
 
 
 def agreement(drops: Sequence[float], gradients: Integrated) -> Check:
-    """Whether ablation and integrated gradients rank the columns alike."""
+    """Check that ablation and integrated gradients rank the columns alike."""
     if len(drops) < 4:
         return Check(name="agreement", passed=None, text="too few columns for a rank correlation")
     likeness = rank_correlation(drops, gradients.columns)
@@ -86,7 +86,7 @@ def agreement(drops: Sequence[float], gradients: Integrated) -> Check:
 
 
 def seed_stability(likenesses: Sequence[float]) -> Check:
-    """Whether prompts of the same run's other seeds shift the vocabulary alike."""
+    """Check that prompts of the same run's other seeds shift the vocabulary alike."""
     likeness = fmean(likenesses)
     text = (
         f"rank correlation of the vocabulary's shift with that of {len(likenesses)} other seeds: {likeness:.2f}; "
@@ -96,7 +96,7 @@ def seed_stability(likenesses: Sequence[float]) -> Check:
 
 
 def rank_correlation(values: Sequence[float], other_values: Sequence[float]) -> float:
-    """Spearman's; 0 where one side is constant."""
+    """Spearman's rank correlation; 0 where one side is constant."""
     from scipy.stats import spearmanr
 
     if len(set(values)) < 2 or len(set(other_values)) < 2:

@@ -1,4 +1,4 @@
-"""How well one prompt's answers repeat another's.
+"""Measures how well one prompt's answers repeat another's.
 
 Shape letters: B rows, C labels, R resamples.
 """

@@ -73,7 +73,7 @@ def slices(
 
 
 def _fisher_p_values(counts: Sequence[tuple[int, int, int]], rows: int) -> list[float]:
-    """Of (rows with the word, hits, group): P(hits so far from what chance gives), on both sides."""
+    """Two-sided p-values of Fisher's exact test, for tuples of (rows with the word, hits, size of the group)."""
     if not counts:
         return []
     import numpy as np
@@ -85,7 +85,7 @@ def _fisher_p_values(counts: Sequence[tuple[int, int, int]], rows: int) -> list[
 
 
 def benjamini_hochberg(p_values: Iterable[float]) -> list[float]:
-    """q-values: the smallest false discovery rate at which each test would be called."""
+    """q-values: the smallest false discovery rate at which each test is significant."""
     p_values = list(p_values)
     if not p_values:
         return []

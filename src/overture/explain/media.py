@@ -1,7 +1,7 @@
-"""Which parts of an image or a sound the model looks at: the log-likelihood of an answer that is lost without them.
+"""Occlusion of images and sounds: the log-likelihood that an answer loses without each part.
 
-A tile of an image takes the image's mean colour; a stretch of a sound becomes silent. Both are content that the model
-can be shown, so nothing here depends on how a family cuts its input.
+A tile of an image takes the image's mean colour; a stretch of a sound becomes silent. The results are ordinary images
+and sounds, so this works for every model family.
 
 Source: Zeiler and Fergus 2014, "Visualizing and Understanding Convolutional Networks", section 4.2.
 """
@@ -26,7 +26,7 @@ class MediaPieces:
 
     Args:
         media: the whole.
-        names: of the pieces, for people: where they stand.
+        names: readable places of the pieces.
         columns: pieces side by side in one line of an image; of a sound all of them.
     """
 

@@ -1,11 +1,11 @@
-"""Which parts of a prompt matter: how the answers change when one is left out.
+"""Importance of a prompt's parts: the change of the answers when a part is left out.
 
 The measure is the divergence of the label distribution from the whole prompt's. The log-likelihood of right answers
-says whether a part helps or harms, and is no measure of how much it matters: a trained prompt is too sure of itself, so
-that the column which does most of the work may cost likelihood on new rows.
+shows whether a part helps or harms, but not how much it matters: a trained prompt is overconfident, so the column that
+does most of the work may cost likelihood on new rows.
 
-A column of keys and values gets weight 0, which is exactly no column. A vector among the live tokens is taken away, and
-what stands behind it moves up by one; in a template's own slots, whose number is fixed, it becomes zero.
+A column of keys and values gets weight 0, which equals no column. A vector among the live tokens is removed, and the
+tokens behind it move up by one; in a template's slots, whose number is fixed, it becomes zero.
 
 Shape letters: P prompt length, B rows.
 """
@@ -28,7 +28,7 @@ from overture.explain.fidelity import divergences
 
 
 def without_columns(prompt: Injection, left_out: Sequence[int]) -> Injection | None:
-    """A prompt without some of its columns, numbered over its vectors and then its memory; None without any left."""
+    """A prompt without some of its columns, numbered over its vectors and then its memory; None if nothing remains."""
     if not left_out:
         return prompt
     num_vectors = prompt.vectors.length if prompt.vectors else 0
@@ -93,12 +93,12 @@ def scores_without(
 
 
 def changes_of(scores_JBC: Tensor) -> Tensor:
-    """KL(first, other) of each row's label distributions for all but the first, [J - 1, B]."""
+    """KL of each row's label distribution under the first prompt from that under each other one, [J - 1, B]."""
     return divergences(scores_JBC[0], scores_JBC[1:])
 
 
 def drops_of(scores_JBC: Tensor, rows: Sequence[Encoded]) -> Tensor:
-    """Log-likelihood of the rows' right answers that all but the first lose against the first, [J - 1, B]."""
+    """Log-likelihood of the rows' right answers that each other prompt loses against the first, [J - 1, B]."""
     gold_B = torch.tensor([row.label or 0 for row in rows])
     likelihoods_JB = scores_JBC[:, torch.arange(len(rows)), gold_B]
     return likelihoods_JB[0] - likelihoods_JB[1:]

@@ -33,8 +33,8 @@ def vocabulary_shift(
     Args:
         with_prompt: the model under the prompt.
         without: the model alone.
-        rows: as they are read under the prompt.
-        alone: the same rows as they are read without it.
+        rows: encoded for the prompt.
+        alone: the same rows encoded without it.
     """
     alone_of = {row.row: row for row in alone}
     changes: dict[int, Tensor] = {}

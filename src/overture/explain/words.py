@@ -1,4 +1,4 @@
-"""Which words of a row's text the model looks at: the log-likelihood of an answer that is lost without them.
+"""Occlusion of a row's text: the log-likelihood that an answer loses without some of the words.
 
 Shape letters: B rows, U pieces of a text.
 """
@@ -27,7 +27,7 @@ def pieces_of(text: str, most: int) -> list[str]:
 
 
 def without(pieces: Sequence[str], left_out: Sequence[int]) -> str:
-    """The text without some of its pieces; a full stop where nothing is left, since no row's text is empty."""
+    """The text without some of its pieces; a full stop if none remains, since a row's text may not be empty."""
     remaining = [piece for number, piece in enumerate(pieces) if number not in set(left_out)]
     return "".join(remaining).strip() or "."
 
@@ -39,8 +39,8 @@ class Occluded:
     Args:
         num_pieces: of its text, image or sound.
         loss: negative log-likelihood of the answer under the prompt.
-        drops: log-likelihood of the answer under the prompt that is lost without each.
-        losses_of: negative log-likelihoods of that answer without each of some sets of pieces.
+        drops: log-likelihood that the answer loses without each piece.
+        losses_of: takes sets of pieces; negative log-likelihoods of the answer without each set.
     """
 
     num_pieces: int
@@ -50,7 +50,7 @@ class Occluded:
 
 
 def words_check(rows: Sequence[Occluded], seed: int) -> Check:
-    """Whether the pieces that are named first matter more than random ones, to the answer under the prompt.
+    """Check that the most important pieces matter more to the answer under the prompt than random ones.
 
     Comprehensiveness is the log-likelihood lost without the first 10, 20 and 50% of the pieces, sufficiency the loss
     with them alone (DeYoung et al. 2020, "ERASER"). Raw values do not compare between models or prompts (Edin et al.

@@ -1,8 +1,8 @@
-"""A baseline: greedy coordinate gradient on the scorer's own loss, without regard to how texts read.
+"""A baseline: greedy coordinate gradient on the scorer's loss, without a term for fluency.
 
 Source: Zou et al. 2023, "Universal and transferable adversarial attacks on aligned language models", algorithm 1; texts
-that do not re-tokenise are passed over, as in nanoGCG. With shares as labels the loss is the divergence from a soft
-prompt, as in Melamed et al. 2024, "Prompts have evil twins".
+that do not re-tokenise are skipped, as in nanoGCG. With shares as labels the loss is the divergence from a soft prompt,
+as in Melamed et al. 2024, "Prompts have evil twins".
 """
 
 from random import Random

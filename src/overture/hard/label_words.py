@@ -88,15 +88,15 @@ def _mean_likelihoods(backbone: Backbone, hidden_ND: Tensor, labels_N: Tensor, n
 def label_candidates(
     backbone: Backbone, task: Task, hidden_ND: Tensor, labels_N: Tensor, pool_size: int, num_words: int
 ) -> list[list[LabelCandidate]]:
-    """Words of each label, those first that tell it best from the others.
+    """Words of each label, those first that separate it best from the others.
 
     Args:
         backbone: the model.
         task: its own words say whether words begin with a space.
         hidden_ND: the hidden state at each training row's label word.
         labels_N: the rows' labels.
-        pool_size: likeliest words of each label that are looked at.
-        num_words: words of each pool that are given.
+        pool_size: likeliest words of each label that are considered.
+        num_words: words of each pool that are returned.
 
     Raises:
         BackboneError: the vocabulary has no words of one token.
@@ -145,7 +145,7 @@ def assignments(
         hidden_ND: the hidden state at each row's label word.
         labels_N: the rows' labels.
         rounds: of climbing at most.
-        shares_NC: shares of the labels; where they are given the loss against them alone decides, not accuracy.
+        shares_NC: target shares of the labels; with them the loss decides, and not accuracy.
     """
     texts = {word.token: word.text for of_label in candidates for word in of_label}
     tokens = list(texts)

@@ -1,4 +1,4 @@
-"""The contract of proposers: they give candidates, and a score never comes from them."""
+"""The contract of proposers: they propose candidates and never score them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,14 +20,14 @@ class WrongRow:
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """The state of a search, as proposers see it; of validation and test rows they see nothing.
+    """The state of a search for proposers, without validation and test rows.
 
     Args:
         scorer: the model on training rows, for proposers that read its distributions or gradients.
         best: the best candidates so far, the leader first.
         wrong: training rows that the leader answers wrong.
-        count: how many candidates are wanted.
-        random: of this call alone.
+        count: how many candidates to propose.
+        random: generator of this call only.
     """
 
     scorer: TextScorer
@@ -47,10 +47,10 @@ class Ask:
 
 
 class Proposer(Protocol):
-    """Gives candidates for one stage of a search."""
+    """Proposes candidates for one stage of a search."""
 
     def propose(self, ask: Ask) -> list[Candidate]:
-        """Candidates, best guesses first; more than asked for are cut.
+        """Candidates, best guesses first; those beyond ``ask.count`` are dropped.
 
         Raises:
             OvertureError: it cannot propose at all; the search goes on without it.

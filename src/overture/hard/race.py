@@ -1,4 +1,4 @@
-"""A race between candidates on the likelihood of right answers: after each rung the better half goes on.
+"""A race between candidates on the likelihood of right answers: after each rung the better half continues.
 
 Rungs double their rows and keep the earlier ones, so C candidates cost C n0 (1 + log2(N / n0) / 2) pairs of a candidate
 and a row instead of C N. Candidates are dropped by the mean log-likelihood alone, which is less noisy than accuracy;
@@ -36,8 +36,8 @@ def raced(
 
     Args:
         candidates: each once.
-        losses: scores them; it is called with all rows so far, whose losses may depend on one another, and keeps what
-            it has scored.
+        losses: scores them; it is called with all rows so far, since losses may depend on one another, and caches its
+            scores.
         numbers: rows in the order in which they are used.
         first: rows of the first rung.
         keep: candidates that stay to the last rung at least.
@@ -59,7 +59,7 @@ def raced(
 
 
 def row_scores(num_candidates: int, num_rows: int, first: int) -> int:
-    """Pairs of a candidate and a row that a race scores, when half of the candidates go on."""
+    """Pairs of a candidate and a row that a race scores, if half of the candidates continue after each rung."""
     total, num_scored, running = 0, 0, num_candidates
     end = min(first, num_rows)
     while True:
@@ -94,14 +94,14 @@ def balanced_order(groups: Sequence[str], random: Random) -> list[int]:
 def luck_of(
     num_candidates: int, rights: Sequence[Sequence[bool]], losses: Sequence[Sequence[float]], num_test: int = 0
 ) -> Luck:
-    """The accuracy that the likeliest of equal finalists gains by luck, from resampled rows (a bootstrap).
+    """The accuracy that the winner among equally good finalists would show by chance, by a bootstrap over rows.
 
-    Rows are drawn again together with all finalists' answers to them, each finalist centred at its own mean: finalists
-    that answer alike add no luck, and neither do losses that do not go with right answers.
+    Rows are resampled together with all finalists' answers to them, and each finalist is centred at its own mean.
+    Finalists that answer alike add no luck, nor do losses that are unrelated to right answers.
 
     Args:
-        num_candidates: all that raced.
-        rights: for each finalist which of the validation rows it answers right.
+        num_candidates: number of all candidates in the race.
+        rights: for each finalist whether it answers each validation row right.
         losses: its losses on the same rows, by which the winner is chosen.
         num_test: rows of the test; 0 for none.
     """
@@ -118,7 +118,7 @@ def luck_of(
     excess_RF = weights_RN @ rights_FN.T - rights_FN.mean(1)
     chosen_R = (weights_RN @ losses_FN.T - losses_FN.mean(1)).argmin(1)
     chosen_excess_R = excess_RF[np.arange(_RESAMPLES), chosen_R]
-    # All finalists' mean excess is 0 but for the noise of resampling, which this takes off.
+    # The finalists' mean excess is noise of resampling, which this subtracts.
     points = float(np.mean(chosen_excess_R - excess_RF.mean(1)))
     most_points = None
     if num_test:

@@ -25,7 +25,7 @@ def fitted(scores_JBC: Tensor, shares_BC: Tensor) -> Tensor:
 
     Args:
         scores_JBC: log-probabilities of the labels.
-        shares_BC: what they should be, as probabilities.
+        shares_BC: target probabilities.
     """
     scores_JBC, shares_BC = scores_JBC.double(), shares_BC.double()
     num_candidates, _, num_labels = scores_JBC.shape
@@ -49,7 +49,7 @@ def fitted(scores_JBC: Tensor, shares_BC: Tensor) -> Tensor:
         gradient_JF += (values_JF - start_F) / _DEVIATION**2
         curvature_JFF = torch.einsum("jbc,jbcf,jbcg->jfg", probabilities_JBC, slopes_JBCF, slopes_JBCF)
         curvature_JFF += precision_FF - torch.einsum("jbf,jbg->jfg", mean_JBF, mean_JBF)
-        # An inverse temperature at its least stays there while the loss would fall below it.
+        # An inverse temperature at its lower bound stays there while the loss would fall below it.
         is_least_J = (values_JF[:, 0] <= _LEAST) & (gradient_JF[:, 0] > 0)
         gradient_JF[is_least_J, 0] = 0
         curvature_JFF[is_least_J, 0, 1:] = 0

@@ -1,4 +1,4 @@
-"""Scores of many candidates on the same rows, the rows' texts kept wherever a candidate leaves them alone.
+"""Scores many candidates on the same rows, with the rows' texts cached for candidates that do not change them.
 
 A candidate is one injection of embeddings of its tokens: an instruction `after` the input stands behind the input's
 kept keys and values; what stands `before` becomes memory, so it costs no live tokens in any row.
@@ -44,12 +44,12 @@ class Refused(Exception):
 
 @dataclass(frozen=True, slots=True)
 class _EncodedRows:
-    """Rows as one wording shows them.
+    """Rows encoded under one wording.
 
     Args:
         encoder: of the wording.
-        parts: split -> encoded rows, each in as many parts as it is read in.
-        rows: split -> the part of each row that is scored in races: the first that holds an answer.
+        parts: split -> all parts of all rows; long rows have several.
+        rows: split -> the part of each row that races score: the first that holds an answer.
     """
 
     encoder: Encoder
@@ -69,10 +69,9 @@ class TextScorer:
         task: the task file's own.
         backbone: the model.
         splits: split -> rows; those of ``train`` may be shown as examples.
-        room: most tokens of an instruction.
-        cache: keeps what texts give.
-        shares: split -> for each of its rows the shares of the labels that it is judged by, [B, C], in place of its
-            own label.
+        room: largest number of tokens of an instruction.
+        cache: of the texts' keys and values.
+        shares: split -> target shares of the labels for each of its rows, [B, C], in place of the rows' own labels.
 
     Attributes:
         tokens: live tokens that were run.
@@ -97,7 +96,7 @@ class TextScorer:
         self._read_inputs: set[tuple[Segment, ...]] = set()
         self._row_grams = {gram for row in splits["train"] for gram in _grams(" ".join(texts_of(task, row).values()))}
 
-    # -- what a candidate is
+    # -- the task, text and rows of a candidate
 
     def task_of(self, wording: Wording) -> Task:
         """The task under a wording."""
@@ -148,7 +147,7 @@ class TextScorer:
         if candidate.shots:
             rows = [self.splits["train"][number] for number in candidate.shots]
             encoder = self.encoded(candidate.wording, False).encoder
-            # An example looks as its row does, the instruction behind the input left out.
+            # An example is formatted like its row, without the instruction behind the input.
             try:
                 example_ids = shot_ids(encoder, rows)
             except DataError as error:
@@ -170,9 +169,9 @@ class TextScorer:
         return encoder.task.spec.shot(encoder.task, row) or ""
 
     def _is_stable(self, candidate: Candidate, prompt: TextPrompt) -> bool:
-        """Whether the rendered texts of some rows have the tokens that are scored.
+        """Whether the texts of some rows, rendered with the prompt, tokenise to the tokens that are scored.
 
-        Rows whose text alone has other tokens, at the cut between input and anchor, say nothing.
+        Rows whose text without a prompt already tokenises differently at the cut between input and anchor are skipped.
         """
         if not isinstance(self.task.template, str) or candidate.shots:
             # A chat's marks, and an example's cuts, are tokens of their own on both sides.
@@ -194,12 +193,12 @@ class TextScorer:
         return True
 
     def encoded(self, wording: Wording, follows: bool) -> _EncodedRows:
-        """The rows as a wording shows them.
+        """The rows encoded under a wording; cached.
 
         Raises:
             Refused: label words that cannot be told apart, or rows that do not fit.
         """
-        # What is done to the scores changes nothing of what is read.
+        # Scaling changes the scores and not the rows.
         wording = wording.model_copy(update={"scaling": None})
         key = (json.dumps(wording.dump(), sort_keys=True), follows)
         if key not in self._encoded:
@@ -217,7 +216,7 @@ class TextScorer:
         return self._encoded[key]
 
     def _with_shares(self, split: str, rows: list[Encoded]) -> list[Encoded]:
-        """Rows with the shares that they are judged by."""
+        """Rows whose targets are the split's shares, where it has them."""
         if split not in self.shares:
             return rows
         rows_with_shares = []
@@ -227,16 +226,16 @@ class TextScorer:
         return rows_with_shares
 
     def rows(self, candidate: Candidate, split: str) -> list[Encoded]:
-        """A split's rows as a candidate shows them, of each the part that is scored in races."""
+        """A split's rows encoded for a candidate: of each row the part that races score."""
         return self.encoded(candidate.wording, self.text_of(candidate).begins).rows[split]
 
     def parts(self, candidate: Candidate, split: str) -> list[Encoded]:
-        """A split's rows as a candidate shows them, in all their parts."""
+        """A split's rows encoded for a candidate, in all their parts."""
         return self.encoded(candidate.wording, self.text_of(candidate).begins).parts[split]
 
     @torch.no_grad()
     def injection(self, candidate: Candidate) -> Injection | None:
-        """A candidate's tokens as embeddings, those in front compiled to memory; None without any."""
+        """A candidate's prompt; see `injection_of`."""
         return injection_of(self.backbone, self.text_of(candidate))
 
     # -- its scores
@@ -244,10 +243,10 @@ class TextScorer:
     def losses(self, candidates: Sequence[Candidate], split: str, numbers: Sequence[int]) -> Tensor:
         """Each row's negative log-likelihood of the right answer, per token where one is written, [J, B].
 
-        A row without an answer that could be learnt has none: its loss is 0 under every candidate.
+        The loss of a row without a known answer is 0 under every candidate.
 
         Args:
-            candidates: none of which is refused.
+            candidates: none of them may be refused.
             split: of the rows.
             numbers: of the rows.
         """
@@ -302,7 +301,7 @@ class TextScorer:
         return torch.stack([replies[index] for index in range(len(candidates))])
 
     def live_tokens(self, candidate: Candidate, rows: Sequence[Encoded]) -> float:
-        """Live tokens of scoring a candidate on rows whose texts are kept, as far as it leaves them alone."""
+        """Live tokens of scoring a candidate on rows; texts that it does not change are cached and do not count."""
         text = self.text_of(candidate)
         reads_anchor_only = self.backbone.family.is_causal and not text.before_ids
         num_tokens = sum(row.num_tokens - (row.num_input if reads_anchor_only else 0) for row in rows)
@@ -311,7 +310,7 @@ class TextScorer:
     def order(self, split: str, numbers: Sequence[int]) -> None:
         """Set the order in which rows will be used: their texts are read in blocks of that order.
 
-        So a text is always computed in the same company, and a search that goes on computes the same bits.
+        A text is then always computed beside the same texts, so a resumed search gives the same bits.
         """
         self._blocks[split] = [list(numbers[start : start + _BLOCK]) for start in range(0, len(numbers), _BLOCK)]
 
@@ -334,7 +333,7 @@ class TextScorer:
         return blocks
 
     def warm(self, wording: Wording, split: str, progress: Progress = lambda num_blocks, total: None) -> None:
-        """Read a split's texts once, in an order that depends on them alone."""
+        """Read a split's texts into the cache, in an order that depends on the texts only."""
         rows = self.encoded(wording, False).rows[split]
         self.tokens += sum(row.num_input for row in rows)
         self._read_inputs |= {row.input for row in rows}
@@ -358,7 +357,7 @@ class TextScorer:
 
 
 def shares_of(rows: Sequence[Encoded], num_labels: int) -> Tensor:
-    """The shares of the labels that rows are judged by, [B, C]; all of it the right label's where they have none."""
+    """The rows' target shares of the labels, [B, C]; 1 for the right label of a row without shares."""
     shares_BC = torch.zeros(len(rows), num_labels)
     for shares_C, row in zip(shares_BC, rows, strict=True):
         if isinstance(row.target, OneOf) and row.target.shares is not None:
@@ -369,7 +368,7 @@ def shares_of(rows: Sequence[Encoded], num_labels: int) -> Tensor:
 
 
 def injection_of(backbone: Backbone, text: TextPrompt) -> Injection | None:
-    """A text's tokens as embeddings, those in front compiled to memory; None without any."""
+    """A prompt of a text's token embeddings, those before the input compiled to memory; None without tokens."""
     if not text.ids:
         return None
     split = None

@@ -16,7 +16,7 @@ from overture.prompt.source import PromptSource
 
 
 def _check_memory(config: PromptConfig, method: Method, memory: LayerMemory) -> None:
-    """Whether a method can start from a stored prompt's keys and values.
+    """Check that a method can start from a stored prompt's keys and values.
 
     Raises:
         ConfigError: it cannot, or not from their gates.
@@ -81,7 +81,7 @@ def label_rate_of(config: PromptConfig, is_of_tokens: bool) -> float:
 
 
 def _check_read_layer(config: PromptConfig, layer: int, num_layers: int) -> None:
-    """Whether the model has a layer to read labels at, above the one at which the prompt enters.
+    """Check that labels are read at a layer of the model, above the one at which the prompt enters.
 
     Raises:
         ConfigError: it has not.

@@ -1,7 +1,7 @@
 """Captions of labels as vectors, for prompts that stand among a label's words.
 
-A caption is the tokens that all captions begin with, its text, and those that all end with. What all labels' captions
-begin with, vectors included, is the trunk; the rest of each is a branch (`engine.captions`).
+A caption is the tokens that all captions begin with, its text, and those that all end with. The common beginning of all
+labels' captions, vectors included, is the trunk; the rest of each is a branch (`engine.captions`).
 
 Shape letters: P prompt length, C labels, d width of the tower of texts, E width of the common space.
 """
@@ -76,7 +76,7 @@ def written_texts(source: PromptSource, captions: Sequence[str] = (CAPTION,)) ->
 
 
 def compared(texts: Tensor, source: PromptSource, penalty: Tensor | None = None) -> Injection:
-    """Labels that are texts of the common space, [C, E], compared with images by their cosine."""
+    """A prompt whose labels are texts in the common space, [C, E], compared with images by their cosine."""
     assert source.captions is not None
     head = LabelHead(torch.zeros(len(texts)), scale=source.captions.scale)
     return Injection(labels=texts, head=head, penalty=penalty)
@@ -100,12 +100,12 @@ def zero_shot(source: PromptSource, caption: str = CAPTION) -> Injection:
 
 
 def start_of_labels(start: Tensor, num_labels: int, per_label: bool) -> Tensor:
-    """Where a context starts: [P, d], or the same for each label, [C, P, d]."""
+    """The start of a context: [P, d], or the same for each label, [C, P, d]."""
     return start.repeat(num_labels, 1, 1) if per_label else start.clone()
 
 
 def start_of_layers(request: Request, depth: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Where vectors in several layers of the tower of texts start: words [P, d], and noise above, [depth - 1, P, d].
+    """The start of vectors in several layers of the tower of texts: words [P, d], and noise above, [depth - 1, P, d].
 
     Raises:
         ConfigError: the tower has fewer layers.

@@ -1,4 +1,4 @@
-"""Which prompt is tuned."""
+"""Options of the prompt that is tuned."""
 
 from typing import Annotated, Any, Literal
 

@@ -45,8 +45,8 @@ class Example:
     Args:
         input_ids: its input.
         anchor_ids: the template's end.
-        gold_ids: what is predicted.
-        separator_ids: what stands between two examples.
+        gold_ids: the label's tokens, which are predicted.
+        separator_ids: tokens between two examples.
         is_text: for each token of input and anchor whether it is the row's own text, which may move far, and not the
             template's, which may move little.
     """
@@ -77,7 +77,7 @@ class ContextPrompt(PromptModule):
         self.change = torch.nn.Parameter(torch.zeros_like(start))
 
     def injection(self) -> Injection:
-        """The vectors, and what they must predict."""
+        """The vectors, and the tokens that they must predict."""
         length = self.change.norm(dim=1, keepdim=True)
         values = self.start + self.change * (self.radius / torch.maximum(length, self.radius))
         return Injection(Vectors(values, "before", targets=self.targets))
@@ -168,7 +168,7 @@ def _examples(rows: Sequence[Encoded], separator: tuple[int, ...], bos: tuple[in
 
 
 def _is_text(row: Encoded) -> tuple[bool, ...]:
-    """For each token of input and anchor whether it is the row's own; the whole input where nobody says."""
+    """For each token of input and anchor whether it is the row's own; the whole input if that is unknown."""
     texts = ((0, len(row.input_ids)),) if row.texts is None else row.texts
     text_places = {index for start, end in texts for index in range(start, end)}
     return tuple(index in text_places for index in range(len(row.input_ids) + len(row.anchor_ids)))

@@ -69,7 +69,7 @@ def gates_of(weights_NP: Tensor, options: GatedOptions) -> tuple[Tensor, Tensor]
         ConfigError: the gates that the options ask for have no such products.
     """
     weights = weights_NP.detach().double().clamp(_CLOSED, 1 - _CLOSED)
-    # The widest layer and column tell all others; where there are both kinds of gates, they are equally wide.
+    # The row and column of the largest weight determine all gates; layer and column share that weight evenly.
     layer, column = divmod(int(weights.argmax()), weights.shape[1])
     widest = weights.max() ** (1 / (options.layers + options.columns))
     layers, columns = [gates / weights.max() * widest for gates in (weights[:, column], weights[layer])]

@@ -1,6 +1,6 @@
-"""Starting points of a prompt: each gives token-like vectors [P, D].
+"""Starting points of a prompt: functions that return token-like vectors [P, D].
 
-Methods that train memory take the keys and values which these vectors have in the frozen model.
+Methods that train memory start from the keys and values of these vectors in the frozen model.
 
 Source: Lester et al. 2021, section 3.2 (random, sampled vocabulary, class labels); Li and Liang 2021, section 7.4 (real
 words' activations). Deviation: `random` has the vocabulary's own length of vector instead of a fixed range, because a
@@ -27,7 +27,7 @@ NOISE = 0.01
 
 
 def start_of(config: PromptConfig, source: PromptSource, seed: int) -> tuple[Tensor, LayerMemory | None, Tensor | None]:
-    """Where a prompt starts: vectors, float32 [P, D], and keys and values and each layer's vectors, where it has them.
+    """A prompt's start: vectors, float32 [P, D], and keys and values and each layer's vectors, where it has them.
 
     Args:
         config: names the start, its text or stored prompt, and the length.
@@ -139,7 +139,7 @@ def _labels(length: int, text: str, source: PromptSource, seed: int) -> Tensor:
 def _null(length: int, text: str, source: PromptSource, seed: int) -> Tensor:
     if source.null_id is None:
         raise ConfigError("the model has no end token for init null", where="prompt.init", fix="--set prompt.init=text")
-    # Without the noise all vectors would be told apart by their position alone.
+    # Without the noise all vectors would differ in their position only.
     return source.embed([source.null_id] * length) + NOISE * _random(length, text, source, seed)
 
 

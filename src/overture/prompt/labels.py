@@ -1,6 +1,6 @@
 """Label vectors: one trained vector for each label in place of the label words, beside any prompt or alone.
 
-    p(c | x) = softmax_c(v_c . h),   h what enters the head where the label is read
+    p(c | x) = softmax_c(v_c . h),   h the state that enters the head where the label is read
 
 with v [C, D]. A label's vector starts as the mean of the head's rows of its words' first tokens, so a prompt begins
 next to the hard label words; without a head, as the words' embeddings. A model without words has no such rows: there
@@ -26,9 +26,9 @@ from overture.prompt.module import Built, PromptModule
 from overture.prompt.source import PromptSource
 
 LABEL_RATE = 0.01
-"""At what rate vectors for a row's labels learn beside a prompt that learns at its method's own. At that rate itself,
-0.1 for a prefix, they leave their start within an epoch and fit the training rows alone; those of tags and of ends,
-which have to move, score lower at 0.01 (docs/log.md, 1 December 2026)."""
+"""Learning rate of label vectors beside a prompt that learns at its method's rate. At the method's rate, 0.1 for a
+prefix, they leave their start within an epoch and overfit the training rows. Vectors of tags and of ends of answers
+have to move and score lower at 0.01 (docs/log.md, 1 December 2026)."""
 _INNER = "method."
 
 

@@ -35,7 +35,7 @@ class Method:
         source: author and year.
         options: class of its options.
         places: where it can enter.
-        learning_rate: what worked for it at each place (see docs/log.md).
+        learning_rate: the default at each place, as measured (see docs/log.md).
         rated_length: prompts longer than this take less of that rate, in proportion; None where all lengths take it.
         formula: how many values are trained: P prompt length, D model width, N layers, H key/value heads, K head width,
             C labels, d width of the tower of texts, and further letters.
@@ -45,13 +45,13 @@ class Method:
         in_captions: its vectors stand among the labels' words, in the tower of texts of a model that compares images
             with texts; its place is that of the vectors beside the words.
         takes_memory: it can start from keys and values as they are.
-        takes_weights: and from their weights, which are then trained further.
+        takes_weights: it can also start from their weights, which are then trained further.
         estimated: values whose gradient is an estimate, since they make a discrete choice.
         sharing: the values that several tasks can share; None when each task's prompt stands alone.
         refs: names of its options that hold names of stored prompts.
         peft: the type of adapter that peft has for it, whose own config keys its file gives as `peft_keys(options)`;
             empty where its prompts are exported as plain vectors, or as keys and values.
-        has_gates: its file has `open_gates(tensors)`, which says what the gates of a stored prompt leave open.
+        has_gates: its file has `open_gates(tensors)`, which counts the layers and columns that gates leave open.
         is_cache: finished, before a text, it is keys and values and nothing else, which other engines can read too.
         pruned: the method of such a prompt after pruning; None where it cannot be pruned.
         module: the module that has its maths; this package's file of its name when empty.
@@ -100,7 +100,7 @@ class Method:
         return f"{formulas} ({letters})" if letters else formulas
 
     def share(self, length: int) -> float:
-        """How much of its learning rate a prompt of this length takes."""
+        """The factor on the learning rate for a prompt of this length."""
         return min(1.0, self.rated_length / max(1, length)) if self.rated_length else 1.0
 
     def rate(self, place: Place, length: int) -> float:

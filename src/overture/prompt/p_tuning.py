@@ -41,7 +41,7 @@ class EncodedVectors(PromptModule):
         self.lstm = _lstm(width, generator) if options.encoder == "lstm" else None
 
     def injection(self) -> Injection:
-        """The start plus what the encoder adds."""
+        """The start plus the encoder's output."""
         hidden = torch.nn.functional.linear(self._read_code(), self.inner_weight, self.inner_bias)
         change = torch.nn.functional.linear(torch.nn.functional.gelu(hidden), self.outer_weight, self.outer_bias)
         return Injection(Vectors(self.start + change, self.place))
@@ -56,7 +56,7 @@ class EncodedVectors(PromptModule):
 
 
 def _lstm(width: int, generator: torch.Generator) -> torch.nn.LSTM:
-    """An LSTM as torch would begin it, but for where the random numbers come from."""
+    """An LSTM with torch's initialisation, from a generator of its own."""
     with torch.random.fork_rng(devices=()):
         lstm = torch.nn.LSTM(width, width // 2, num_layers=2, bidirectional=True)
     bound = (width // 2) ** -0.5
@@ -71,6 +71,6 @@ def build(request: Request) -> EncodedVectors:
 
 
 def peft_keys(options: PTuningOptions) -> dict[str, Any]:
-    """The nearest to our encoder: peft has its own, which it drops when it saves a prompt, as we do."""
+    """Config keys of peft's nearest encoder; peft drops the encoder when it saves a prompt, as we do."""
     encoder = {"encoder_reparameterization_type": options.encoder.upper(), "encoder_hidden_size": options.width}
     return encoder | {"encoder_num_layers": 2, "encoder_dropout": 0.0}

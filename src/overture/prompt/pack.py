@@ -48,7 +48,7 @@ def prompt_from(
     Args:
         tensors: of an artifact.
         config: the prompt's, from its manifest.
-        source: the model's facts, which the tensors must fit; what was stored is never used without.
+        source: the model's facts, which the tensors are checked against; None only reads them.
 
     Raises:
         ArtifactError: the tensors are not those of a prompt for this model.
@@ -79,7 +79,7 @@ def prompt_from(
 
 
 def _check_tensors(tensors: dict[str, Tensor], config: PromptConfig, layer: Any, source: PromptSource) -> None:
-    """Whether tensors have the shapes and values that the model can take."""
+    """Check that tensors have the shapes and values of a prompt for this model."""
     side = source.at(config.place)
     width, num_layers = side.hidden_size, side.num_layers
     columns = tensors["keys"].shape[2] if "keys" in tensors and tensors["keys"].dim() == 4 else None

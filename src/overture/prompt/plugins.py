@@ -1,17 +1,17 @@
-"""Prompt methods from elsewhere: a Python file that the user names, or an installed package's entry point.
+"""Prompt methods from outside: a Python file that the user names, or an installed package's entry point.
 
-Both are code that runs, so nothing is loaded that the user did not name or install: a stored prompt has the name of its
-plug-in only, for the message where it is missing.
+Both are code that runs, so only what the user named or installed is loaded. A stored prompt holds the name of its
+plug-in only for the error message where it is missing.
 """
 
 import logging
 import re
 import sys
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import replace
 from hashlib import sha256
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import entry_points
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any, get_args
@@ -97,17 +97,14 @@ def add_installed(methods: dict[str, Method]) -> None:
     """Add the methods of installed packages to a catalogue; one that cannot be loaded is logged and left out."""
     for point in entry_points(group=GROUP):
         try:
-            _add(methods, list(_of_entry_point(point)), point.value)
+            plugin = f"{point.dist.name} {point.dist.version}" if point.dist else ""
+            records = [
+                replace(record, module=record.module or point.module, plugin=plugin)
+                for record in _records(point.load(), point.value)
+            ]
+            _add(methods, records, point.value)
         except Exception as error:
             _log.warning("the methods of entry point %s (%s) cannot be loaded: %s", point.name, point.value, error)
-
-
-def _of_entry_point(point: EntryPoint) -> Iterator[Method]:
-    dist = point.dist
-    for record in _records(point.load(), point.value):
-        yield replace(
-            record, module=record.module or point.module, plugin=f"{dist.name} {dist.version}" if dist else ""
-        )
 
 
 def _records(exported: Any, where: str) -> list[Method]:

@@ -56,7 +56,7 @@ class MlpPrefixMemory(PromptModule):
         self.outer_bias = torch.nn.Parameter(stacked.new_zeros(num_out))
 
     def injection(self) -> Injection:
-        """The start plus what the MLP adds."""
+        """The start plus the MLP's output."""
         hidden = torch.tanh(torch.nn.functional.linear(self.code, self.inner_weight, self.inner_bias))
         change = torch.nn.functional.linear(hidden, self.outer_weight, self.outer_bias)
         kind, layers, heads, length, width = self.start.shape

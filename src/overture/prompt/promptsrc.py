@@ -41,7 +41,7 @@ class RegulatedPrompts(PromptModule):
         self.written: Tensor
 
     def injection(self) -> Injection:
-        """The labels' texts and the memory of the images, with what holds them near the frozen model."""
+        """The labels' texts and the memory of the images, with the losses that hold them near the frozen model."""
         texts = self._captions.texts(self.values, self.deep)
         caption_texts = self.written.to(texts.device)
         distance = (torch.nn.functional.normalize(texts.to(caption_texts.dtype), dim=-1) - caption_texts).abs().mean()

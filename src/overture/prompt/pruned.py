@@ -22,7 +22,7 @@ from overture.prompt.module import PromptModule, Request
 
 
 class PrunedVectors(PromptModule):
-    """The pieces that are left, [n, D/k], and where they belong, [P', k]."""
+    """The pieces that remain, [n, D/k], and a mask of their places, [P', k]."""
 
     kept: Tensor
 
@@ -34,7 +34,7 @@ class PrunedVectors(PromptModule):
         self.values = torch.nn.Parameter(pieces[self.kept].clone())
 
     def injection(self) -> Injection:
-        """The kept vectors, zero where a piece is masked."""
+        """The vectors that remain, zero where a piece is masked."""
         zeros = self.values.new_zeros(*self.kept.shape, self.values.shape[1])
         return Injection(Vectors(zeros.masked_scatter(self.kept[..., None], self.values).flatten(1), self.place))
 

@@ -48,11 +48,11 @@ _OTHER_WAYS = {
     },
     "lora": "--adapter lora trains LoRA with a prompt; to measure LoRA alone: overture compare TASK.yaml --way lora",
 }
-"""What to do for a name that is no prompt method but another way to adapt a model."""
+"""The fix for each name that is no prompt method but another way to adapt a model."""
 
 
 def fix_of_unknown(name: str) -> str:
-    """What to do about a name that no method has."""
+    """The fix for a name that no method has."""
     plugin = "a method of your own: overture --plugin FILE.py ..."
     return _OTHER_WAYS.get(name) or did_you_mean(name, METHODS) or plugin
 
@@ -102,7 +102,7 @@ def with_refs(config: PromptConfig, new_ref: Callable[[str], str]) -> PromptConf
 
     Args:
         config: names stored prompts as its start, and in those of its options that do so.
-        changed: gives the other reference.
+        new_ref: takes a reference and returns the other one.
 
     Raises:
         ConfigError: no such method, or such an option is no name.
@@ -119,7 +119,7 @@ def with_refs(config: PromptConfig, new_ref: Callable[[str], str]) -> PromptConf
 
 
 def method_from(method: str, place: Place, is_memory: bool) -> str:
-    """The method that can go on from a stored prompt: the same where it can, else the plainest at the place.
+    """The method that can start from a stored prompt: the prompt's own, else the plainest one at the place.
 
     Args:
         method: the stored prompt's.
@@ -148,7 +148,7 @@ def pruned_method(method: str, place: str) -> str | None:
 
 
 def open_gates(method: str, tensors: "Mapping[str, Tensor]") -> OpenGates | None:
-    """The gates that a prompt leaves open; None for methods without gates."""
+    """How many layers and columns a prompt's gates leave open; None for methods without gates."""
     if not METHODS[method].has_gates:
         return None
     gates: OpenGates = METHODS[method].maths.open_gates(tensors)

@@ -1,4 +1,4 @@
-"""Residual prompt tuning: prompt vectors plus what a small perceptron, shared by them, makes of each.
+"""Residual prompt tuning: prompt vectors plus the output of a small perceptron that they share.
 
     V = P + norm(W2 gelu(W1 P + b1) + b2),   norm(x) = g (x - mean x) / std x + c
 
@@ -34,7 +34,7 @@ class ResidualVectors(PromptModule):
         self.norm_shift = torch.nn.Parameter(torch.zeros(width))
 
     def injection(self) -> Injection:
-        """The vectors plus what the perceptron adds."""
+        """The vectors plus the perceptron's output."""
         hidden = torch.nn.functional.gelu(torch.nn.functional.linear(self.values, self.down_weight, self.down_bias))
         change = torch.nn.functional.linear(hidden, self.up_weight, self.up_bias)
         change = torch.nn.functional.layer_norm(change, change.shape[1:], self.norm_gain, self.norm_shift)

@@ -76,7 +76,7 @@ class PromptSource:
         head_rows: token ids to the head's vectors, [n, D].
         candidates: the task's label words; None for free text.
         examples: training rows, for methods that start from labelled examples.
-        prompt: a stored prompt by name, for methods and starts that build on others.
+        prompt: looks up a stored prompt by name, for methods and starts that build on others.
         null_id: the token that ends texts; None where the model has none.
         bos_ids: the start tokens that the model expects in front of any text; the examples begin with them.
         predicts_words: whether the model predicts label words where the task reads.
@@ -117,7 +117,7 @@ class PromptSource:
     label_texts: tuple[str, ...] = ()
 
     def lowest(self, num_layers: int) -> "PromptSource":
-        """The facts of the lowest layers, where no others run."""
+        """The facts of the lowest layers, for a prompt whose labels are read below the others."""
         if num_layers == self.num_layers:
             return self
         return replace(

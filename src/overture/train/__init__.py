@@ -1,1 +1,1 @@
-"""The loop, optimisers and checkpoints."""
+"""The training loop, optimisers and checkpoints."""

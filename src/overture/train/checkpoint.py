@@ -1,7 +1,7 @@
-"""A run's state as one safetensors file: each member's values, best and mean values, optimiser, and where it stood.
+"""A run's state as one safetensors file: each member's values, best and mean values, optimiser and progress.
 
-One file, so that it is replaced as a whole, the members of a cohort at one step. Nothing in it is pickled, and one
-checksum covers the values and the progress. Each member's rows have a digest: training never goes on with other rows.
+One file, so that all members of a cohort are saved at one step. Nothing in it is pickled, and one checksum covers the
+values and the progress. A digest of each member's rows keeps training from continuing with other rows.
 """
 
 import hashlib
@@ -23,7 +23,7 @@ _FIX = "delete it; the training that it belongs to starts again"
 
 @dataclass(slots=True)
 class Progress:
-    """Where a run stands.
+    """The progress of a run.
 
     Args:
         epoch: the epoch under way, from 0.
@@ -34,7 +34,7 @@ class Progress:
         seconds: spent in training, over all sittings.
         history: one entry an epoch.
         best_epoch: the epoch of the best validation score; -1 before the first.
-        ended: how it ended before its time: diverged, or dropped from its cohort.
+        ended: why it ended early: diverged, or dropped from its cohort; empty otherwise.
     """
 
     epoch: int = 0
@@ -64,7 +64,7 @@ class Member(Protocol):
 
 
 def rows_digest(rows: Sequence[Encoded]) -> str:
-    """Fingerprint of training rows as the model reads them, with what is asked of it."""
+    """Fingerprint of training rows as the model reads them, with their targets."""
     digest, candidates = hashlib.sha256(), None
     for row in rows:
         target, shares = row.target, getattr(row.target, "shares", None)
@@ -117,7 +117,7 @@ def _optimiser_state(optimiser: torch.optim.Optimizer) -> tuple[dict[str, Any], 
 
 
 def load_checkpoint(path: Path, members: Mapping[str, Member]) -> None:
-    """Put members back where they stood, in place; the file may know more members than are asked for.
+    """Restore members in place; the file may hold further members.
 
     Raises:
         ArtifactError: the file is damaged or belongs to other prompts; nothing was changed.

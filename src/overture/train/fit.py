@@ -31,7 +31,7 @@ Batches = Callable[[Sequence[Encoded], int, int, int], list[list[Encoded]]]
 
 
 def check_rows(rows: Sequence[Encoded]) -> None:
-    """Whether there is anything to learn from.
+    """Check that there are rows to learn from.
 
     Raises:
         DataError: there are no rows, or no part of one holds its answer.
@@ -79,17 +79,17 @@ class Fit:
     """One training run of one trainee; it can stop after any batch and go on bit-equal.
 
     Args:
-        trainee: what is trained.
+        trainee: the model whose values are trained.
         rows: training rows.
-        validate: scores the trainee as it is now.
+        validate: scores the trainee with its present values.
         config: options; ``lr`` must be set.
         seed: orders the batches.
         checkpoint: where the state is kept; nothing is kept when None.
         events: called with each event: steps, epochs, divergence, notices.
         is_stop_asked: looked at after each batch.
-        who: what its events call it, for people; they name the seed where it is empty.
-        key: its name among others of a cohort, whose checkpoint and stop are the cohort's.
-        cut: an epoch's batches of rows, from their size, the seed and the epoch.
+        who: its name in events; empty where the seed says enough.
+        key: its name in a cohort's checkpoint and decisions.
+        cut: makes an epoch's batches from rows, batch size, seed and epoch.
         averaging: weights of the epochs in the mean that is validated and kept instead of the values of one epoch;
             over the steps, as ``config.average`` says, where it is None.
 
@@ -171,15 +171,15 @@ class Fit:
         return [batch for batches in passes for batch in batches][progress.batch :]
 
     def clipped(self) -> Tensor:
-        """The gradient's length before it is cut to its largest, a scalar on the values' device."""
+        """Clip the gradient and return its length before, a scalar on the values' device."""
         return torch.nn.utils.clip_grad_norm_(list(self.values.values()), self.config.clip)
 
     def take_step(self, loss: float, weight: float) -> None:
-        """One optimiser step with the gradients that are there; none, and the end, when something is not finite.
+        """One optimiser step with the present gradients; if loss or norm is not finite, the run ends as diverged.
 
         Args:
             loss: sum of the batch's losses.
-            weight: what it is divided by.
+            weight: the divisor of the loss.
         """
         progress = self.progress
         if not (math.isfinite(loss) and math.isfinite(self.norm)):
@@ -214,10 +214,10 @@ class Fit:
         }
 
     def show_mean(self) -> dict[str, Tensor]:
-        """Put the mean so far in place of the values, to be validated and kept; `show` ends it.
+        """Put the mean so far in place of the values, to be validated and kept; `show` puts the values back.
 
         Returns:
-            The values to go on from; none without averaging.
+            The values to continue from; none without averaging.
         """
         if self.averaging is None and not self.config.average:
             return {}
@@ -230,7 +230,7 @@ class Fit:
 
     @torch.no_grad()
     def show(self, values: Mapping[str, Tensor]) -> None:
-        """Put values, by name, in place of those that are there."""
+        """Overwrite the trained values, by name."""
         for name, value in values.items():
             self.values[name].copy_(value)
 
@@ -249,16 +249,11 @@ class Fit:
                 seconds=progress.seconds,
             )
         )
-        if self._is_best(validation):
+        best = progress.history[progress.best_epoch] if progress.best_epoch >= 0 else None
+        if best is None or (validation.score, -validation.loss) > (best.validation_score, -best.validation_loss):
             progress.best_epoch = progress.epoch
             self.best = {name: value.detach().clone() for name, value in self.values.items()}
         progress.epoch, progress.batch, progress.loss_sum, progress.weight_sum = progress.epoch + 1, 0, 0.0, 0.0
-
-    def _is_best(self, validation: Validation) -> bool:
-        if self.progress.best_epoch < 0:
-            return True
-        best = self.progress.history[self.progress.best_epoch]
-        return (validation.score, -validation.loss) > (best.validation_score, -best.validation_loss)
 
     def report_epoch(self) -> None:
         """Report the epoch that ended."""
@@ -295,16 +290,16 @@ class FitTogether:
     wait for the end of the epoch. Trained alone they would be the same, but for rounding.
 
     Args:
-        fits: the members; their own checkpoints, stops and ways to validate have no part.
-        trainees: their losses, by their numbers.
-        validate: scores members, by number, as they are now.
+        fits: the members; their own ``checkpoint``, ``is_stop_asked`` and ``validate`` are not used.
+        trainees: computes their losses, by number.
+        validate: scores members, by number, with their present values.
         checkpoint: where the state of all is kept; nothing is kept when None.
         is_stop_asked: looked at after each step.
-        decide: called after each epoch with its number, from 0, and the histories of the members that could go on, by
-            key; it returns the keys of those that do. All do when None.
+        decide: called after each epoch with its number, from 0, and the histories of the running members, by key; it
+            returns the keys of those that continue. All continue when None.
         reducer: sums losses and gradients over processes, which must have the same rows and seeds; each runs its share
-            of every batch. Scores are the first one's, and all stop when one is asked to.
-        until: number of epochs after which those that could go on wait, as if a stop had been asked for.
+            of every batch. Scores are the first process's, and all stop when one gets a stop.
+        until: number of epochs after which running members pause, as after a stop.
     """
 
     def __init__(
@@ -332,7 +327,7 @@ class FitTogether:
     def run(self) -> list[FitResult]:
         """Train all to their ends, from the checkpoint when there is one.
 
-        A member's seconds are its share of the wall time: that of a step is shared by those who took part.
+        A member's seconds are its share of the wall time: the members of a step share its time evenly.
 
         Raises:
             DiskFull: a checkpoint could not be written; the last one is intact.
@@ -350,7 +345,7 @@ class FitTogether:
         return [number for number in going if self.until is None or fits[number].progress.epoch < self.until]
 
     def _epoch(self, active: list[int]) -> bool:
-        """Train and validate one epoch; whether to go on."""
+        """Train and validate one epoch; returns whether to continue."""
         remaining = {number: self.fits[number].batches() for number in active}
         while batches := {number: remaining[number].pop(0) for number in self._active(active) if remaining[number]}:
             self._fit_memory(batches)
@@ -389,7 +384,7 @@ class FitTogether:
                 value.grad = torch.zeros_like(value) if value.grad is None else value.grad
             self.reducer.sum([sums, *(value.grad for value in values if value.grad is not None)])
         norms = [fit.clipped().double() for fit in fits]
-        # All at once: each look at a number would wait for the device.
+        # All at once, since each read of a number waits for the device.
         numbers = torch.stack([*sums, *norms]).tolist()
         for fit, norm in zip(fits, numbers[len(fits) :], strict=True):
             fit.norm = norm
@@ -406,7 +401,7 @@ class FitTogether:
     def _in_lockstep(
         self, shares: Mapping[int, Sequence[Encoded]], batches: Mapping[int, Sequence[Encoded]]
     ) -> list[Mapping[int, Sequence[Encoded]]]:
-        """The share's forward passes, with as many more, which do not count, as the largest share has."""
+        """The share's forward passes, filled up with idle ones to the number of the largest share."""
         parts: list[Mapping[int, Sequence[Encoded]]] = [*self._parts(shares, self.room.max_tokens)] if shares else []
         filler = {number: batch[:1] for number, batch in list(batches.items())[:1]}
         missing = int(self.reducer.most(len(parts))) - len(parts)
@@ -430,7 +425,7 @@ class FitTogether:
         return sums
 
     def _fit_memory(self, batches: Mapping[int, Sequence[Encoded]]) -> None:
-        """Let passes become as large as the device's memory allows, once, by a trial; on the CPU nothing is tried."""
+        """Once, on a device with memory of its own, set the pass size to the largest that a trial says will fit."""
         if self._is_fitted:
             return
         self._is_fitted = True
@@ -460,7 +455,11 @@ class FitTogether:
 
     def _end_epoch(self, active: list[int]) -> bool:
         trained_values = [self.fits[number].show_mean() for number in active]
-        for number, values, validation in zip(active, trained_values, self._validations(active), strict=True):
+        # The first process's scores count in all of them.
+        own_scores = [score for scores in (self.validate(active) if active else ()) for score in astuple(scores)]
+        scores = self.reducer.from_first(own_scores)
+        validations = [Validation(*pair) for pair in zip(scores[::2], scores[1::2], strict=True)]
+        for number, values, validation in zip(active, trained_values, validations, strict=True):
             self.fits[number].end_epoch(validation)
             self.fits[number].show(values)
         finished = [number for number in active if self.fits[number].progress.ended != "diverged"]
@@ -470,16 +469,8 @@ class FitTogether:
             self.fits[number].report_epoch()
         return not self._is_stopping()
 
-    def _validations(self, active: Sequence[int]) -> list[Validation]:
-        """The scores of members, as the first process has them."""
-        own_scores = [
-            number for validation in (self.validate(active) if active else ()) for number in astuple(validation)
-        ]
-        scores = self.reducer.from_first(own_scores)
-        return [Validation(*pair) for pair in zip(scores[::2], scores[1::2], strict=True)]
-
     def _is_stopping(self) -> bool:
-        """Whether any process was asked to stop: all of them stop after the same step."""
+        """Whether any process got a stop; all stop after the same step."""
         return self.reducer.most(float(self.is_stop_asked())) > 0
 
     def _drop(self, active: list[int]) -> None:

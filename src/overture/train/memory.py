@@ -1,4 +1,4 @@
-"""A device's memory: how much is free, and what a piece of work takes at its peak."""
+"""A device's memory: its free bytes, and the peak of a piece of work."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ class DeviceMemory(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class CudaMemory:
-    """That of a CUDA device, as torch's allocator counts it."""
+    """The memory of a CUDA device, as torch's allocator counts it."""
 
     device: torch.device
 
@@ -31,7 +31,7 @@ class CudaMemory:
         return free + torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(self.device)
 
     def peak_of(self, work: Callable[[], object]) -> int:
-        """By the allocator's own count."""
+        """The peak of the allocator's own count."""
         before = torch.cuda.memory_allocated(self.device)
         torch.cuda.reset_peak_memory_stats(self.device)
         work()

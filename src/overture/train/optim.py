@@ -11,7 +11,7 @@ Build = Callable[[Groups, float, float], torch.optim.Optimizer]
 
 
 def _without_compiler(kind: type[torch.optim.Optimizer]) -> type[torch.optim.Optimizer]:
-    """The same optimiser, which does not import torch's compiler: that takes longer than to load a small model.
+    """The same optimiser without the import of torch's compiler, which takes longer than loading a small model.
 
     torch's decorators keep the compiler out of these methods, for which they import it; nothing here compiles them.
     """
@@ -32,7 +32,7 @@ OPTIMISERS: dict[str, Build] = {"adamw": _adamw, "adafactor": _adafactor}
 
 
 def rate_at(step: int, num_steps: int, num_warmup: int, schedule: str) -> float:
-    """The share of the learning rate at a step, from 0: up over the warm-up, then down to zero or level.
+    """The factor on the learning rate at a step, from 0: it rises over the warm-up, then falls to zero or stays.
 
     Args:
         step: optimiser steps done.

@@ -88,13 +88,13 @@ class TrainConfig(Config):
 
     def for_rows(self, num_rows: int) -> Self:
         """The options with all numbers filled in, for so many training rows."""
-        # Where there are no rows at all, whoever trains says so.
+        # Without any rows, `fit.check_rows` raises the error.
         needed = math.ceil(MIN_STEPS / (EPOCHS * max(1, math.ceil(num_rows / self.batch_size))))
         passes = self.passes or (1 if self.epochs else needed)
         return self.model_copy(update={"epochs": self.num_epochs, "passes": passes})
 
     def with_steps(self, num_rows: int, min_steps: int) -> Self:
-        """The options with as many epochs as give so many steps; patience lasts as many steps as it did."""
+        """The options with enough epochs for so many steps; patience grows in proportion."""
         epochs = max(self.num_epochs, math.ceil(min_steps / self.num_batches(num_rows)))
         patience = math.ceil(self.patience * epochs / self.num_epochs)
         return self.model_copy(update={"epochs": epochs, "passes": self.num_passes, "patience": patience})

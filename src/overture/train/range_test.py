@@ -1,10 +1,10 @@
-"""Learning-rate range test: the rate grows exponentially from step to step, and the loss says where it works.
+"""Learning-rate range test: the rate grows exponentially from step to step, until the loss rises.
 
     lr_i = low * (high / low) ** (i / (n - 1))
 
 The losses of single batches are noise, so while the test runs they are smoothed by an exponential mean that is
 corrected for its start. The test ends when that mean has risen above its lowest by a quarter of the loss at the start.
-Suggested is a tenth of that rate. Where it never comes to that, nothing is: the fall is too gentle to tell.
+It suggests a tenth of that rate, and nothing if the loss never rises so far.
 
 Source: Smith 2017, "Cyclical Learning Rates for Training Neural Networks", section 3.3; exponential rates, smoothing
 and the tenth as practised since (Gugger 2018). Deviations: an adaptive optimiser, gradients clipped as in training, a
@@ -64,17 +64,17 @@ def range_test(
     is_stop_asked: Callable[[], bool] = lambda: False,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> RangeTest:
-    """Train a few steps at growing rates; the trainee's values are changed, so hand in one of its own.
+    """Train a few steps at growing rates.
 
     Args:
-        trainee: what is trained.
+        trainee: the model whose values are trained; they are changed, so it must be one for this test only.
         rows: training rows.
         config: batch size, optimiser and clipping; its rate, warm-up and schedule are not used.
         seed: orders the batches.
         low: the first rate.
         high: the last rate.
         steps: optimiser steps.
-        is_stop_asked: looked at after each step; what was measured so far is used.
+        is_stop_asked: called after each step; a stop ends the test with the steps so far.
         progress: called with (done, all).
 
     Raises:
@@ -134,8 +134,8 @@ def _result_of(rates: list[float], losses: list[float], blow_up: float | None) -
 def _smoothed(losses: Sequence[float]) -> list[float]:
     """Geometric means of each loss and those before it, with weights of half a bell.
 
-    Losses after a step have no part in its mean: they grow many times as large once the rate is too high, and the
-    curve would rise while the losses still fall.
+    Later losses have no part in a mean: they grow many times as large once the rate is too high, and the curve would
+    rise while the losses still fall.
     """
     smooth = []
     for index in range(len(losses)):

@@ -124,7 +124,7 @@ class Sample(Record):
 
 
 class SamplesEvent(_Event):
-    """What the prompt answers some validation rows, the same in every epoch, before the epoch's own event."""
+    """The prompt's answers to a few validation rows, the same in every epoch; sent before the epoch's own event."""
 
     event: Literal["samples"] = "samples"
     who: str | None = optional("which training it is, for people; the seed says it where this is absent")

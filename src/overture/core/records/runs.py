@@ -62,7 +62,7 @@ class RunResult(Outcome, Protocol):
 
     @property
     def prompt(self) -> str | None:
-        """What is stored, as name@version."""
+        """A stored prompt, as name@version."""
         ...
 
 

@@ -22,7 +22,7 @@ class Corpus:
     """Phrases, alone and in short sentences."""
 
     def propose(self, ask: Ask) -> list[Candidate]:
-        """The labels' words listed, then phrases by how much they tell, in the forms in turn."""
+        """Lists of the labels' words, then phrases by their information on the label, in each form in turn."""
         task = ask.scorer.task_of(ask.leader.wording)
         names = [words[0].strip() for words in task.words.values()]
         texts = []
@@ -43,7 +43,7 @@ class Corpus:
 
 
 def telling_phrases(ask: Ask) -> list[tuple[str, float]]:
-    """Phrases of training texts with the information that they give on the label, the most telling first."""
+    """Phrases of training texts with their information on the label, the most informative first."""
     task, rows = ask.scorer.task, ask.scorer.splits["train"]
     of_label: Counter[str] = Counter()
     of_phrase: Counter[str] = Counter()

@@ -20,7 +20,7 @@ class Examples:
     """Sets of examples around the leader's."""
 
     def propose(self, ask: Ask) -> list[Candidate]:
-        """Of a leader without examples balanced sets; else one more, one fewer, and other orders, in turn."""
+        """Balanced sets if the leader has no examples; else one example more, one fewer, and other orders, in turn."""
         rows, task = ask.scorer.splits["train"], ask.scorer.task
         if not task.has_shots:
             return []

@@ -9,7 +9,7 @@ from overture.hard.proposer import Ask
 
 
 class File:
-    """Wordings written by somebody.
+    """Wordings from a file.
 
     Args:
         path: the file.
@@ -22,7 +22,7 @@ class File:
         self.wordings = read_wordings(path)
 
     def propose(self, ask: Ask) -> list[Candidate]:
-        """All of them; the search leaves out those that it has tried."""
+        """All wordings of the file; the search skips those that it has scored."""
         return [ask.leader.model_copy(update={**wording, "origin": "file"}) for wording in self.wordings]
 
 

@@ -19,7 +19,7 @@ class Grammar:
     """Templates of the same fields."""
 
     def propose(self, ask: Ask) -> list[Candidate]:
-        """The task file's structure first, then others by chance."""
+        """The task file's template first, then other templates in random order."""
         leader = ask.leader
         template = leader.wording.template or ask.scorer.task.template
         templates = _templates(template) if isinstance(template, str) else []
@@ -41,7 +41,7 @@ def _templates(template: str) -> list[str]:
     question = end.strip()
     questions = dict.fromkeys([question, question.upper(), question.lower(), *_QUESTIONS])
     ends = [gap + text for gap, text in product(_GAPS, questions) if text]
-    # A head of other fields stays; names are exchanged where the input is one field alone.
+    # A head with other fields stays; names vary only where the input is one field.
     heads = dict.fromkeys([head, *(_NAMES if last <= 1 and "{" not in head else ())])
     inputs = [(name, field) for name in heads] + [(head, f'"{field}"')]
     return [name + value + end for (name, value), end in product(inputs, ends) if name + value + end != template]

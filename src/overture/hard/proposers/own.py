@@ -1,7 +1,7 @@
 """Words that the model itself would write next: a beam whose texts are likely behind the training rows.
 
-A text t grows by the tokens v of highest mean log p(v | x_i, t) over some training rows x_i, which are kept; the race
-keeps those that raise the likelihood of the right labels. The decoder's analogue of Gao et al. 2021 (LM-BFF), section
+A text t grows by the tokens v of highest mean log p(v | x_i, t) over some training rows x_i; the race then keeps the
+texts that raise the likelihood of the right labels. This is a decoder's analogue of Gao et al. 2021 (LM-BFF), section
 5.2, where an infilling model writes templates between a row and its label's word.
 """
 
@@ -57,5 +57,5 @@ def next_scores(scorer: TextScorer, candidate: Candidate, ids: list[int]) -> tor
 
 
 def behind(row: Encoded, ids: list[int], following: tuple[int, ...]) -> Encoded:
-    """A row's input with tokens behind it, whose next tokens are asked for."""
+    """A row's input with tokens behind it, and the tokens to predict after them."""
     return replace(row, anchor=(Tokens(tuple(ids)),), target=Answer(following or (0,)), blanks=(), slots=())

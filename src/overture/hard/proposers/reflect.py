@@ -1,4 +1,4 @@
-"""gepa as the mind behind a model that writes: its reflection prompt and its pool of texts, our scores.
+"""Proposals of a model that gepa asks, with gepa's reflection prompt and pool of texts and the search's own scores.
 
 `reflect:url:ADDRESS` and `reflect:model:NAME` need the extra ``overture[reflect]``. gepa shows its writer what a text
 gets wrong on a few training rows, and keeps those texts that are best on some row. Its gate looks at three rows, so
@@ -66,7 +66,7 @@ class Reflect:
             try:
                 return self.writer.write(f"{text}\n{limits}", ask.random)
             except OvertureError as error:
-                # gepa would go on as if nothing had been asked.
+                # gepa swallows the error and continues, so it is kept for the end.
                 failures.append(error)
                 raise
 

@@ -1,4 +1,4 @@
-"""The proposers by name; a proposer's module is imported when it is asked for."""
+"""The proposers by name; a proposer's module is imported on first use."""
 
 from importlib import import_module
 from importlib.util import find_spec
@@ -28,7 +28,7 @@ STAGES: dict[str, Stage] = {
 }
 """Each proposer's stage of the search."""
 DEFAULTS = ("grammar", "words", "examples", "corpus", "own", "edits", "gradient", "pruning")
-"""Those that need nothing but the model and the training rows."""
+"""Proposers that need only the model and the training rows."""
 _GIVEN = {
     "file": "PATH",
     "model": "NAME",

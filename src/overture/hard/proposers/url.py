@@ -1,7 +1,7 @@
 """Any server that speaks OpenAI's chat completions as proposer, by the standard library alone.
 
 The key comes from the environment variable ``OVERTURE_PROPOSER_KEY`` and nowhere else. Each request has a time limit
-and three tries; what cannot be read is no proposal.
+and three tries; an answer that cannot be parsed gives no proposal.
 """
 
 import http.client

@@ -11,7 +11,7 @@ _TEMPLATES = 3
 ROWS = 256
 """Training rows that are read."""
 READINGS = 8
-"""How often they are read in a search, about: for the best candidates of its three rounds."""
+"""About how often a search reads them: once for each of the best candidates of its three rounds."""
 _POOL, _WORDS, _ROUNDS = 100, 10, 10
 
 
