@@ -31,12 +31,12 @@ class Guess:
         kind: its name.
         target: the fields that hold the label or the answer, and others that tell it.
         keys: keys of the task file besides its name, data, template and kind.
-        end: what the template ends with, behind the texts.
+        end: the end of the template, behind the texts.
         labels: the labels as the data spells them, and how often each occurs.
         shown: the fields that the template shows, if not all that hold texts; the last ones if `is_more` is set.
         is_more: whether other texts stand in front of those that are shown.
         template: the whole template, for chats.
-        notes: what is odd about the guess.
+        notes: remarks on doubtful parts of the guess.
     """
 
     kind: str

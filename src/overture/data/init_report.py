@@ -4,7 +4,6 @@ import difflib
 import re
 from collections import Counter
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from functools import partial
 
 import regex
 
@@ -58,13 +57,12 @@ def data_report(
         words=None if task.media else _lengths([len(_WORD.findall(text)) for text in row_texts]),
         tokens=_lengths(num_tokens(row_texts)) if num_tokens else None,
         languages={} if task.media else languages_of(row_texts[:: max(len(row_texts) // _MAX_ROWS_READ, 1)]),
-        media=media_report(task, rows_of, partial(_label_of, task)) if task.media else None,
+        media=media_report(
+            task, rows_of, lambda row: "" if task.spec.problems(task, row) else task.spec.group(task, row)
+        )
+        if task.media
+        else None,
     )
-
-
-def _label_of(task: Task, row: Row) -> str:
-    """A row's label; empty where it has none, or several."""
-    return "" if task.spec.problems(task, row) else task.spec.group(task, row)
 
 
 def _lengths(counts: Sequence[int]) -> Lengths | None:

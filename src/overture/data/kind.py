@@ -110,14 +110,14 @@ class Example:
     """A row, or a part of one, as it is put to the model.
 
     Args:
-        texts: what the template's fields show.
-        answer_ids: what is to be written, the end token with it; None when unknown or when nothing is written.
+        texts: the texts of the template's fields.
+        answer_ids: tokens of the right answer, the end token with them; None when unknown or when nothing is written.
         label: index of the right label or choice.
         shares: how much each label applies, instead of a label.
         candidates: the row's own choices; the task's labels when None.
         pick: where labels are scored, instead of one place that is read.
-        allowed: what may be written.
-        source: what the kind needs to read the model's reply.
+        allowed: gives the tokens that may come next.
+        source: facts with which the kind reads the model's reply.
         blanks: texts without content, by which label scores are corrected.
         can_say: whether the right answer is one that the kind can read from a reply.
         cut: the example of shortened texts, where more than its texts depends on them.

@@ -136,7 +136,7 @@ def tokens_of(
 
     Args:
         parts: of a template.
-        values: what the fields show.
+        values: the texts of the fields.
         tokenizer: makes the tokens.
         pick: name of the field whose tokens are recorded with their places; none if empty.
         signals: what stands in the places of images and sounds.

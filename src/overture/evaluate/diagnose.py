@@ -65,7 +65,7 @@ class Training:
         request: how it was asked for.
         steps: its optimiser steps.
         epochs: its epochs.
-        samples: what it answered some rows last; None before its first epoch has ended.
+        samples: its latest answers to some rows; None before its first epoch has ended.
         diverged: where it diverged, if it did.
         norms: how far the prompt moved, if it ended.
         result: its scores, if it ended.
@@ -100,7 +100,7 @@ def diagnose(run: Run, is_running: bool = False, store_flag: str = "") -> list[F
 
     Args:
         run: the run.
-        is_running: somebody works on it now.
+        is_running: whether a process works on it now.
         store_flag: names the store in commands, with a space before it; empty for the usual one.
 
     Raises:

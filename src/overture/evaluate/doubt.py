@@ -57,7 +57,7 @@ class Certainty:
     """How answers of a prompt say that they are not sure.
 
     Args:
-        doubt: what was asked.
+        doubt: the requested coverage and precision.
         shares: the rows that decide.
         least_share: labels of at least this share are in the set, in ten-thousandths; None without sets.
         threshold: above which an answer is given; None where all are.
@@ -163,7 +163,7 @@ def certainty_of(manifest: Manifest, task: Task, doubt: Doubt) -> Certainty | No
     Args:
         manifest: the prompt's, with the shares of rows that were kept.
         task: the prompt's, its label scores calibrated or not.
-        doubt: what is asked.
+        doubt: the requested coverage and precision.
 
     Raises:
         ConfigError: the task has other answers, no rows were kept, or no threshold keeps the promise.

@@ -20,7 +20,7 @@ def encoded_asks(requests: "Sequence[Ask]") -> list[EncodedAsk]:
     """The requests' rows as tokens, in order; one that cannot be encoded has its problem in their place.
 
     Args:
-        requests: rows with the prompts that are asked about them.
+        requests: rows, each with the prompt that answers it.
     """
     encoded: dict[int, EncodedAsk] = {}
     by_encoding: dict[str, dict[int, list[int]]] = {}

@@ -358,7 +358,7 @@ class Host:
         """A reply for each request, in order; prompts, tasks, kinds and methods may be mixed.
 
         Args:
-            requests: rows with the prompts that are asked about them.
+            requests: rows, each with the prompt that answers it.
             progress: called with (done, all) of the rows' parts.
         """
         return self.answer_encoded(self.encoded(requests), progress)

@@ -49,7 +49,7 @@ class Item(NamedTuple):
     Args:
         handle: the prompt.
         row: the part.
-        question: what is asked.
+        question: the question to the model.
         tenant: whose texts are kept apart from those of others.
         head: the beginning of the row, if it was read before.
     """
@@ -72,13 +72,13 @@ class Item(NamedTuple):
 
 
 class Inquiry:
-    """The questions that requests come to.
+    """The questions to the model that answer requests.
 
     Args:
         encoded: the requests.
-        tenant: whose they are.
-        change: of what a task asks, where a request wants it otherwise.
-        instead: asked of each row in place of what its task asks; then there are no replies.
+        tenant: the tenant of the requests; texts of others are kept apart.
+        change: changes the question of a request's task.
+        instead: a question for each row in place of its task's; then there are no replies.
 
     Attributes:
         problems: why requests cannot be answered, by their number.

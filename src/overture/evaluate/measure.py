@@ -37,10 +37,10 @@ def measured(
     Args:
         prompt: the prompt on its model.
         rows: rows with labels or answers.
-        split: what the rows are called in the result.
+        split: name of the rows in the result.
         progress: called with (what, done, all).
         with_calibration: measure the prompt with and without contextual calibration.
-        notices: what was noticed when the rows were read.
+        notices: notices from reading the rows.
         certainty: how answers say that they are not sure, to be measured; None where nobody asks.
 
     Returns:
@@ -70,43 +70,38 @@ def measured(
         test = paired_test(first.gold, first.predicted, second.predicted, metric)
         return Comparison(split=split, **test.model_dump())
 
-    prompt_scores, prompt_costs = scored(prompt.model(cache), "scoring the prompt")
+    scores, costs = scored(prompt.model(cache), "scoring the prompt")
     calibration, no_prompt, against_no_prompt = None, None, None
     if other_prompt:
         other_rows = other_prompt.encoder.encode(rows)
         other = scored(prompt.model(cache), "scoring with calibration", other_rows, other_prompt.task)
-        ways = {other_prompt.task.is_calibrated: other, task.is_calibrated: (prompt_scores, prompt_costs)}
-        calibration = Calibration(
-            without=ways[False][1],
-            with_it=ways[True][1],
-            stored="with" if task.is_calibrated else "without",
-            compared=compared(ways[True][0], ways[False][0]),
-        )
+        without, with_it = (other, (scores, costs)) if task.is_calibrated else ((scores, costs), other)
+        stored = "with" if task.is_calibrated else "without"
+        comparison = compared(with_it[0], without[0])
+        calibration = Calibration(without=without[1], with_it=with_it[1], stored=stored, compared=comparison)
     control = PromptedModel(prompt.backbone, None, None if prompt.has_adapter else cache)
     alone = prompt.encoded_alone(rows, encoded)
     if _is_measurable(control, alone, task):
         control_scores, control_costs = scored(control, "scoring no prompt", alone)
         no_prompt = control_costs.model_copy(update={"trainable": 0})
-        against_no_prompt = {"no_prompt": compared(prompt_scores, control_scores)}
-    mistakes, all_wrong = all_mistakes(
-        task, split, rows, prompt_scores.gold, prompt_scores.predicted, prompt_scores.confidence
-    )
+        against_no_prompt = {"no_prompt": compared(scores, control_scores)}
+    mistakes, all_wrong = all_mistakes(task, split, rows, scores.gold, scores.predicted, scores.confidence)
     evaluation = Evaluation(
         prompt=prompt.manifest.ref,
         metric=metric,
         split=split,
-        metrics=prompt_costs.metrics,
-        seconds=prompt_costs.seconds,
-        peak_bytes=prompt_costs.peak_bytes,
+        metrics=costs.metrics,
+        seconds=costs.seconds,
+        peak_bytes=costs.peak_bytes,
         trainable=prompt.manifest.trainable,
         calibration=calibration,
         no_prompt=no_prompt,
         compared=against_no_prompt,
-        certainty=certainty_measured(certainty, prompt_scores.gold, prompt_scores.predictions) if certainty else None,
+        certainty=certainty_measured(certainty, scores.gold, scores.predictions) if certainty else None,
         notices=[*notices, *prompt.encoder.notices, *(certainty.notes() if certainty else ())],
         **dict(mistakes),
     )
-    return evaluation, all_wrong, prompt_scores.kept_shares(task, "file")
+    return evaluation, all_wrong, scores.kept_shares(task, "file")
 
 
 def _is_measurable(model: PromptedModel, rows: Sequence[Encoded], task: Task) -> bool:

@@ -44,7 +44,7 @@ class Probe:
     """A linear probe that was chosen on validation rows.
 
     Args:
-        read_at: what it reads; the layer is a number.
+        read_at: its layer, as a number, and its features.
         weight: of the labels, [C, D], of both states side by side [C, 2 D].
         bias: [C].
         penalty: inverse strength of its L2 penalty.
@@ -74,7 +74,7 @@ def readings(inputs: Inputs, rows: Mapping[str, Sequence[Encoded]], places: Iter
     Args:
         inputs: of the model.
         rows: split -> rows.
-        places: what is read; with numbered layers.
+        places: layers, as numbers, and features.
     """
     places = list(places)
     layers = tuple(sorted({read_at.layer for read_at in places if read_at.layer is not None}))

@@ -103,7 +103,7 @@ def predict(
     Args:
         scorer: the model under its prompt.
         rows: encoded rows; their labels are not looked at.
-        task: its kind says what is asked of the model.
+        task: its kind gives the question to the model.
         max_tokens: padded tokens of one forward pass.
         progress: called with (done, all).
     """
@@ -162,7 +162,7 @@ def score(
     Args:
         scorer: the model under its prompt.
         rows: encoded rows with labels or answers.
-        task: metric, and the kind that says what is asked of the model.
+        task: has the metric, and the kind that gives the question to the model.
         answers: the right answers, in order, as `gold_of` has them; those of rows with labels may be left out.
         max_tokens: padded tokens of one forward pass.
         progress: called with (done, all).

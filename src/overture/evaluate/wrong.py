@@ -21,7 +21,7 @@ def all_mistakes(
 
     Args:
         task: of the rows; names the labels and the metric.
-        split: what the rows are called.
+        split: name of the split, for the result.
         rows: the rows.
         gold: the right answers.
         predicted: the answers given.

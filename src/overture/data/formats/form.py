@@ -33,12 +33,12 @@ class Item:
 
 @dataclass(slots=True)
 class Source:
-    """A file that is being read, and what was found out about it.
+    """A file that is being read, and the facts that reading it has shown.
 
     Args:
         file: the file's name, as problems and notices show it.
         raw: its bytes.
-        options: what the task file says of its form.
+        options: the form that the task file states.
         problems: everything that is wrong.
         notices: everything that was assumed, dropped or mended.
         settings: options that were guessed and that a task file should state.

@@ -166,7 +166,7 @@ def _candidates(task: TaskFile, tokenizer: TextTokenizer) -> tuple[Candidates | 
     return Candidates(("first", "last"), words, (0, 1), is_of_tokens=True), []
 
 
-# -- what is put to the model
+# -- examples
 
 
 def _examples(task: TaskFile, row: Row, texts: Mapping[str, str], tools: Tools, with_answer: bool) -> list[Example]:
@@ -289,7 +289,7 @@ def _rules(task: TaskFile, tools: Tools, text: str, words: tuple[tuple[int, int]
     return Rules(pieces, tuple(pieces), dict.fromkeys(pieces, (END,)), ends)
 
 
-# -- what the model's reply means
+# -- reading replies
 
 
 def _question(task: TaskFile, row: Encoded) -> Question[Any]:

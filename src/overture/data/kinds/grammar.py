@@ -67,7 +67,7 @@ class Piece:
     """Tokens that belong together.
 
     Args:
-        name: what they stand for.
+        name: the type, word or text that the tokens spell.
         ids: the tokens, at least one.
         ends: for each token whether the piece may end behind it: the position in the text it then reaches, or None.
         start: where it stands in the text, for what is copied: only there or before may have been copied so far.

@@ -93,7 +93,7 @@ def _candidates(task: TaskFile, tokenizer: TextTokenizer) -> tuple[Candidates | 
     return Candidates(_tag_names(task), ids, tuple(range(len(ids))), is_of_tokens=True), []
 
 
-# -- what is put to the model
+# -- examples
 
 
 def _examples(task: TaskFile, row: Row, texts: Mapping[str, str], tools: Tools, with_answer: bool) -> list[Example]:
@@ -189,7 +189,7 @@ def _rules(task: TaskFile, tools: Tools, source: _Source) -> Rules:
     return Rules(pieces, ("none", "first"), then, ends, number)
 
 
-# -- what the model's reply means
+# -- reading replies
 
 
 def _question(task: TaskFile, row: Encoded) -> Question[Any]:

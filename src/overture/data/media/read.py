@@ -45,12 +45,12 @@ def media_of(value: Any, modality: Modality, root: Path | None, where: str) -> M
 
     Args:
         value: the field's value.
-        modality: what it should be.
+        modality: the expected modality.
         root: the folder that files' names start at and may not leave; None where no file may be read.
         where: the row, for what has no file.
 
     Returns:
-        It, or what is wrong with it.
+        The image or the sound, or the problem with it.
 
     Raises:
         ConfigError: the package that decodes it is not installed.

@@ -410,7 +410,7 @@ class _Comparison:
                 fix="name another folder with --output, or delete its cells",
             )
 
-    # -- what is there
+    # -- stored cells
 
     def _seeds(self, plan: Plan) -> range:
         return self.seeds[: plan.seeds]

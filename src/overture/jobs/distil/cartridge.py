@@ -393,7 +393,7 @@ class _SelfStudy:
             is_stop_asked=self.is_stop_asked,
         ).run()
 
-    # -- what it is worth
+    # -- measuring
 
     @torch.no_grad()
     def _measured(

@@ -196,7 +196,7 @@ class Session:
             return apart[0]
         return queue[0] if queue else None
 
-    # -- what was learnt
+    # -- the learner
 
     def learnt(self) -> Learnt:
         """How far the learner has got."""

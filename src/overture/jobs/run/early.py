@@ -24,7 +24,7 @@ def check_early(config: TuneConfig, store: Store, *, is_tuned: bool = True) -> N
         is_tuned: whether the run trains, and so needs validation rows.
 
     Raises:
-        UserError: what is wrong.
+        UserError: the model, a stored prompt or the rows cannot be used.
     """
     check_source(config.task.backbone)
     pinned(config, store)

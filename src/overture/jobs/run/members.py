@@ -36,7 +36,7 @@ def fit_settings(
 
     Args:
         work: rows and model.
-        settings: what is trained.
+        settings: the settings to train.
         decide: called after each epoch with the history of every running member; returns the keys to continue.
             Members that ended with the epoch are not among them: their results say how. All go on when None.
         checkpoint: the group's state; training goes on from one that is there.

@@ -196,7 +196,7 @@ class RayExecutor(Generic[Job, Result]):
     Args:
         workers: who runs them; several executors may share them, as long as no two run at once on the same worker.
         kind: of the jobs, as the workers' module calls it.
-        result: what a result is read as.
+        result: the type of results, which parses them.
         is_stop_asked: looked at several times a second; jobs under way are given up.
     """
 

@@ -33,8 +33,8 @@ def resumed(
         store: where its prompt goes.
         listener: called with each event.
         settings: where data files lie now: ``data.train=rows.jsonl``.
-        request: what its request is read as.
-        result: what its result is read as.
+        request: the class of its request.
+        result: the class of its result.
         work: goes on with the run.
 
     Raises:

@@ -187,7 +187,10 @@ class Work:
                 for member, scorer in zip(some_members, scorers, strict=True)
             ]
             for number, rows in zip(which, scored, strict=True):
-                self._tell_samples(members[number], fits[number].progress.epoch, rows)
+                if self.sample_rows:
+                    samples = self.sample_rows.samples(rows, METRICS[self.task.metric])
+                    who, seed, epoch = members[number].who, members[number].seed, fits[number].progress.epoch
+                    self.run.event(SamplesEvent(who=who or None, seed=seed, epoch=epoch, samples=samples))
             return [Validation(rows.value(self.task), rows.loss) for rows in scored]
 
         def apart() -> Validation:
@@ -208,11 +211,6 @@ class Work:
             for member in members
         ]
         return FitTogether(fits, cohort, validated, checkpoint, self.is_stop_asked, decide, self.ranks, until).run()
-
-    def _tell_samples(self, member: Member, epoch: int, scored: Scored) -> None:
-        if self.sample_rows:
-            samples = self.sample_rows.samples(scored, METRICS[self.task.metric])
-            self.run.event(SamplesEvent(who=member.who or None, seed=member.seed, epoch=epoch, samples=samples))
 
     def scorers(self, models: Sequence[PromptedModel]) -> Sequence[Scorer]:
         """Scorers of finished prompts on the same rows; several share forward passes."""

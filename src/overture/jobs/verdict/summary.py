@@ -57,7 +57,7 @@ def summary(
     """Everything that the report shows; made from the cells alone, so that it is the same whenever it is made.
 
     Args:
-        request: what was asked for.
+        request: the comparison's request.
         plan: sizes and seeds that were run.
         cells: those that are there.
         answers: the test rows and their right answers.

@@ -80,7 +80,7 @@ def explain(
     Args:
         handle: the prompt on its model.
         rows: the rows; a sample of them is taken where there are more than wanted.
-        split: what the rows are called.
+        split: name of the split, for the result.
         config: how many rows and texts are looked at.
         progress: called with (what, done, all).
         other_seeds: prompts that differ by their seed alone, see `other_seeds_of`.

@@ -134,7 +134,7 @@ class _Forms:
     """One search of all forms.
 
     Attributes:
-        notices: what the user should know, beside what the searches say.
+        notices: notices of the comparison, beside those of the searches.
     """
 
     run: Run
