@@ -25,7 +25,7 @@ from overture.evaluate.facts import backbone_ref
 from overture.evaluate.host import Host
 from overture.evaluate.source import prompt_source
 from overture.jobs.label.process import SessionLearner
-from overture.jobs.label.session import Session, begun_session
+from overture.jobs.label.session import Session, new_session
 from overture.prompt.build import build_prompt
 from overture.prompt.config import PromptConfig
 from overture.prompt.pack import prompt_tensors
@@ -54,7 +54,7 @@ def main() -> None:
     store.add(Manifest(name=options.task, **made_of, **shape), values)
     path = root / "rows.jsonl"
     path.write_text("".join(json.dumps({name: row.fields[name] for name in task.columns}) + "\n" for row in rows))
-    begun_session(store, "bench", options.task, path)
+    new_session(store, "bench", options.task, path)
     session = Session(store, "bench")
     learner = SessionLearner(session, Host(backbone, store))
     reading = timed(learner.begin)[1]

@@ -7,7 +7,7 @@ from moods import rows_of
 
 from overture.evaluate.host import Host
 from overture.jobs.label.process import SessionLearner, run
-from overture.jobs.label.session import KEEP, Session, begun_session
+from overture.jobs.label.session import KEEP, Session, new_session
 from overture.store.artifact import read_manifest
 from overture.store.store import Store
 
@@ -17,7 +17,7 @@ def test_a_session_is_learnt_while_it_is_labelled(tuned):
     rows = [{"text": row["text"]} for row in rows_of(40)]
     gold = {row["text"]: row["label"] for row in rows_of(40)}
     Path("rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    session = begun_session(store, "moods", "mood", Path("rows.jsonl"))
+    session = new_session(store, "moods", "mood", Path("rows.jsonl"))
     learner = SessionLearner(session, Host(store=store))
     learner.begin()
     learnt = session.learnt()

@@ -6,7 +6,7 @@ import pytest
 
 from browser import findings
 from overture.core.records.label import Learnt, LearntRound
-from overture.jobs.label.session import Session, begun_session
+from overture.jobs.label.session import Session, new_session
 from overture.server.pages import label
 
 TEXTS = [f"film number {number} is {'good' if number % 3 else 'bad'}" for number in range(40)]
@@ -25,7 +25,7 @@ def begun(gateway, name="reviews"):
     source = gateway.store.root / "rows" / "films.jsonl"
     source.parent.mkdir(exist_ok=True)
     source.write_text("".join(json.dumps({"text": text, "id": number}) + "\n" for number, text in enumerate(TEXTS)))
-    return begun_session(gateway.store, name, "movie", source)
+    return new_session(gateway.store, name, "movie", source)
 
 
 def learn(session, labels=8):

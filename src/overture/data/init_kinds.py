@@ -149,7 +149,7 @@ def _room(longest: str, least: int = 16) -> int:
     return min(512, max(least, 1 << (num_ascii // 2 + num_bytes - num_ascii).bit_length()))
 
 
-def _asked(name: str) -> str:
+def _template_end(name: str) -> str:
     """The end of a template that asks for a field."""
     return f"{title(name) or 'Label'}:"
 
@@ -169,7 +169,7 @@ def _of_labels(column: Column, columns: Sequence[Column]) -> Guess | None:
     if all(re.fullmatch(r"-?\d+(\.0+)?", label) for label in counts):
         notes = [*notes, "the labels are numbers: write label words that say what they mean"]
     keys = {"label_field": column.name, "metric": "accuracy"}
-    return Guess("classification", target, keys, _asked(column.name), counts, notes=notes)
+    return Guess("classification", target, keys, _template_end(column.name), counts, notes=notes)
 
 
 def _without_missing(column: Column) -> tuple[dict[str, int], list[str]]:
@@ -198,7 +198,7 @@ def _of_numbers(column: Column) -> Guess | None:
     points = {_short(low): " low", _short((low + high) / 2): " medium", _short(high): " high"}
     keys = {"label_field": column.name, "labels": points}
     note = "the labels are numbers: the model's number is the mean of the label words' numbers"
-    return Guess("regression", [column.name], keys, _asked(column.name), notes=[note])
+    return Guess("regression", [column.name], keys, _template_end(column.name), notes=[note])
 
 
 def _short(number: float) -> str:
@@ -271,7 +271,7 @@ def _of_answers(column: Column, rows: Records) -> Guess:
         keys |= {"metric": "bleu", "options": {"references_field": "references"}}
     keys["max_new_tokens"] = _room(max(answers, key=len, default=""))
     keys["stop"] = [] if any("\n" in answer.strip() for answer in answers) else ["\n"]
-    return Guess("generation", [column.name, "references"], keys, _asked(column.name) + "\n")
+    return Guess("generation", [column.name, "references"], keys, _template_end(column.name) + "\n")
 
 
 def _of_messages(rows: Records) -> Guess:

@@ -299,7 +299,7 @@ def records_of(rows: Any) -> list[Any]:
     ]
 
 
-def asked_rows(rows: Any) -> list[str | Mapping[str, Any]]:
+def rows_to_predict(rows: Any) -> list[str | Mapping[str, Any]]:
     """Rows to predict, from memory: texts and mappings; a single one is one row.
 
     Raises:

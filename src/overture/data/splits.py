@@ -21,10 +21,10 @@ from overture.data.task import Task
 from overture.data.task_rows import (
     is_empty,
     is_unlabelled,
-    kept_rows,
     repeat_key,
     rows_of_table,
     tell_unshown,
+    without_dropped_rows,
     without_repeats,
 )
 from overture.data.values import label_text, normal_spelling
@@ -68,7 +68,7 @@ def load_splits(task: Task) -> Splits:
     read_source = _from_hub if task.data.dataset else _from_files
     rows_of = _without_unlabelled_splits(task, read_source(task, problems, notices), notices)
     # First, so that of rows that are repeated those of the task's own splits stay.
-    rows_of = kept_rows(task, {"more": _more_rows(task, problems, notices), **rows_of}, notices)
+    rows_of = without_dropped_rows(task, {"more": _more_rows(task, problems, notices), **rows_of}, notices)
     for rows in rows_of.values():
         problems += _problems_of(task, rows)
     all_rows = [row for rows in rows_of.values() for row in rows]

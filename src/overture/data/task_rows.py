@@ -63,7 +63,7 @@ def rows_of_file(task: Task, path: Path) -> tuple[list[Row], list[DataNotice]]:
     table = scan(path, problems, other_options(path, task.data))
     if problems:
         raise DataError("the data cannot be read", where=str(path), problems=problems)
-    return _kept(task, table, path.name, str(path))
+    return _rows_and_notices(task, table, path.name, str(path))
 
 
 def rows_in_memory(task: Task, rows: Any) -> tuple[list[Row], list[DataNotice]]:
@@ -72,12 +72,12 @@ def rows_in_memory(task: Task, rows: Any) -> tuple[list[Row], list[DataNotice]]:
     Raises:
         DataError: every row that cannot be read.
     """
-    return _kept(task, table_of(rows), "rows", "rows")
+    return _rows_and_notices(task, table_of(rows), "rows", "rows")
 
 
-def _kept(task: Task, table: Table, name: str, file: str) -> tuple[list[Row], list[DataNotice]]:
+def _rows_and_notices(task: Task, table: Table, name: str, file: str) -> tuple[list[Row], list[DataNotice]]:
     notices = Notices(table.notices)
-    rows = kept_rows(task, {name: rows_of_table(task, table, file, is_own=False)}, notices)
+    rows = without_dropped_rows(task, {name: rows_of_table(task, table, file, is_own=False)}, notices)
     return rows[name], notices.records()
 
 
@@ -98,7 +98,7 @@ def _is_missing(value: Any) -> bool:
     return is_blank(value) or label_text(value) == "-1" or is_missing_word(value)
 
 
-def kept_rows(task: Task, rows_of: Mapping[str, list[Row]], notices: Notices) -> dict[str, list[Row]]:
+def without_dropped_rows(task: Task, rows_of: Mapping[str, list[Row]], notices: Notices) -> dict[str, list[Row]]:
     """The rows of each split without empty and unlabelled ones, if `data.drop` says so; they are counted."""
     split_rows = dict(rows_of)
     for drop_name, drops in (("empty", is_empty), ("unlabelled", is_unlabelled)):

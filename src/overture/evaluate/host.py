@@ -21,7 +21,7 @@ from overture.core.records.shares import Doubt
 from overture.core.room import Room
 from overture.core.rows import Encoded, Prediction, Segment
 from overture.data.encode import Encoder
-from overture.data.read import asked_rows
+from overture.data.read import rows_to_predict
 from overture.data.row import Row
 from overture.data.task import Task
 from overture.engine.answerer import LocalAnswerer
@@ -174,7 +174,7 @@ class Handle(Shown):
         """
         certainty = self.certainty(coverage, abstain)
         root = str(Path.cwd())
-        asks = [Ask(self, row, number, root=root) for number, row in enumerate(asked_rows(rows), 1)]
+        asks = [Ask(self, row, number, root=root) for number, row in enumerate(rows_to_predict(rows), 1)]
         encoded = self.host.encoded(asks)
         if on_error == "fail":
             raise_problems(encoded)

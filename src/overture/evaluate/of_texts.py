@@ -13,7 +13,7 @@ from collections.abc import Hashable
 from typing import TYPE_CHECKING, Any
 
 from overture.evaluate.metric import Answers, Metric, from_sums, mean_of, mean_of_part, ratio, share
-from overture.evaluate.tokens import CHARACTERS, RougeWords, composed, said_words, spaced, squad_words
+from overture.evaluate.tokens import CHARACTERS, RougeWords, composed, spaced, spoken_words, squad_words
 
 if TYPE_CHECKING:
     from overture.evaluate.metric import Floats
@@ -177,8 +177,8 @@ def _word_errors(gold: Answers, predicted: Answers) -> "Floats":
 
     rows = []
     for gold_answer, text in zip(gold, predicted, strict=True):
-        predicted_words = said_words(str(text))
-        pairs = [(_edits(words, predicted_words), len(words)) for words in map(said_words, _texts(gold_answer))]
+        predicted_words = spoken_words(str(text))
+        pairs = [(_edits(words, predicted_words), len(words)) for words in map(spoken_words, _texts(gold_answer))]
         rows.append(min(pairs, key=lambda pair: (pair[0] / max(1, pair[1]), -pair[1])))
     return np.array(rows, dtype=np.float64)
 

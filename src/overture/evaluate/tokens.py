@@ -55,7 +55,7 @@ def squad_words(text: str) -> list[str]:
     return list(_CHUNKS.findall(_ARTICLE.sub(" ", text)))
 
 
-def said_words(text: str) -> list[str]:
+def spoken_words(text: str) -> list[str]:
     """The words that are heard: lower case, without punctuation and symbols; an apostrophe belongs to its word."""
     return list(_CHUNKS.findall(_UNSAID.sub("", _APOSTROPHES.sub("'", composed(text).lower()).replace("-", " "))))
 

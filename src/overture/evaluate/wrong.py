@@ -79,8 +79,8 @@ def wrong_rows(
             gold=answer_text(gold_answer, part),
             predicted=answer_text(answer, part),
             confidence=confidences[row] if confidences else None,
-            missed=_left(gold_answer, answer, part),
-            made_up=_left(answer, gold_answer, part),
+            missed=_missing_parts(gold_answer, answer, part),
+            made_up=_missing_parts(answer, gold_answer, part),
             score=None if measure.of == "numbers" else scores[row],
         )
 
@@ -99,7 +99,7 @@ def _scores(measure: Metric, gold: Answers, predicted: Answers) -> list[float]:
     return alone
 
 
-def _left(parts: Hashable, others: Hashable, part: Callable[[Any], str] | None) -> list[str]:
+def _missing_parts(parts: Hashable, others: Hashable, part: Callable[[Any], str] | None) -> list[str]:
     """Parts of the first answer that the second lacks."""
     if not part or not isinstance(parts, tuple) or not isinstance(others, Collection):
         return []

@@ -284,7 +284,7 @@ def _request(
     if rows is not None:
         values = task_values(source)
         data = {name: value for name, value in (values.get("data") or {}).items() if name not in _SOURCES}
-        source = {**values, "data": {**data, **_kept_rows(rows, str(values.get("name", "rows")), store, listener)}}
+        source = {**values, "data": {**data, **_stored_rows(rows, str(values.get("name", "rows")), store, listener)}}
     try:
         return resolved(model, source, settings, prompt_use=prompt_use)
     except ConfigError as error:
@@ -305,7 +305,7 @@ def _as_keyword(problem: Problem, settings: Mapping[str, Any]) -> Problem:
     )
 
 
-def _kept_rows(rows: Rows, name: str, store: Store, listener: Listener) -> dict[str, str]:
+def _stored_rows(rows: Rows, name: str, store: Store, listener: Listener) -> dict[str, str]:
     """Files in the store with rows that were in memory, as keys of ``data``; equal rows share a file."""
     is_by_split = isinstance(rows, Mapping) and set(rows) <= set(_SPLITS) and "train" in rows
     files = {}

@@ -201,14 +201,14 @@ class Grammar:
         if ids not in self._known:
             rules = self.rules
             if len(ids) == 1:
-                state_lists = [self._begun(group, ids[0], 0, ()) for group in rules.first]
+                state_lists = [self._begin(group, ids[0], 0, ()) for group in rules.first]
                 states = [state for states in state_lists for state in states]
             else:
                 states = [step for state in self._states(ids[:-1]) for step in self._stepped(state, ids[-1])]
             self._known[ids] = list({(state.piece, state.done): state for state in reversed(states)}.values())[::-1]
         return self._known[ids]
 
-    def _begun(self, group: str, token: int, position: int, before: tuple[tuple[str, Piece, int], ...]) -> list[_State]:
+    def _begin(self, group: str, token: int, position: int, before: tuple[tuple[str, Piece, int], ...]) -> list[_State]:
         pieces = self._starts[group].get(token, ())
         return [_State(group, p, 1, position, before) for p in pieces if _may_start(p, position)]
 
@@ -223,7 +223,7 @@ class Grammar:
                 states.append(_State(state.group, number, 1, max(state.position, state.end or 0), before))
             return states
         for group, position in self._after(state):
-            states += self._begun(group, token, position, before)
+            states += self._begin(group, token, position, before)
         return states
 
 

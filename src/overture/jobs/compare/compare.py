@@ -233,7 +233,7 @@ class _Comparison:
         key = only if way.needs_rows else constant(way)
         if key.size > len(self.context.splits.train) or (way.needs_rows and key.size < 2):
             raise ConfigError("no such number of training rows", where="--cell", got=str(only))
-        plan = self._kept_plan() or self._whole_plan()
+        plan = self._stored_plan() or self._whole_plan()
         if key not in self._keys(plan):
             cells_text = f"of {', '.join(map(str, plan.sizes))} rows, of seeds {', '.join(map(str, self._seeds(plan)))}"
             raise ConfigError("not a cell of this comparison", where="--cell", got=str(only), wanted=cells_text)
@@ -251,7 +251,7 @@ class _Comparison:
             if not is_done and way.name not in self.fitting:
                 self._check_fit(way)
         self._refuse_other_requests()
-        plan = self._kept_plan()
+        plan = self._stored_plan()
         if plan is None:
             plan = self._whole_plan() if self.config.budget is None else self._plan_within(self.config.budget)
             self.folder.keep_plan(self._plan_request, plan)
@@ -344,7 +344,7 @@ class _Comparison:
     def _plan_request(self) -> PlanRequest:
         return PlanRequest(**self.config.model_dump(include=set(PlanRequest.model_fields)))
 
-    def _kept_plan(self) -> Plan | None:
+    def _stored_plan(self) -> Plan | None:
         return self.folder.plan(self._plan_request)
 
     def _whole_plan(self) -> Plan:

@@ -85,7 +85,7 @@ class SessionLearner:
             self._after_round(self.model, len(labels))
         wish = self.session.folder / KEEP
         if wish.exists() and self.model is not None:
-            self._tell(kept_as=self._kept(len(self.labels)))
+            self._tell(kept_as=self._store_prompt(len(self.labels)))
             wish.unlink()
             return True
         return is_new
@@ -114,7 +114,7 @@ class SessionLearner:
             guesses={free[number]: prediction.text for number, prediction in choice},
         )
 
-    def _kept(self, num_labels: int) -> str:
+    def _store_prompt(self, num_labels: int) -> str:
         assert self.model is not None
         tensors, task = prompt_tensors(self.model.prompt), self.session.task
         testing = self.session.testing()

@@ -53,7 +53,7 @@ def task_of(store: Store, prompt: str) -> tuple[str, Task]:
     return ref, task
 
 
-def begun_session(store: Store, name: str, prompt: str, source: Path, seed: int = 0) -> "Session":
+def new_session(store: Store, name: str, prompt: str, source: Path, seed: int = 0) -> "Session":
     """A new session.
 
     Args:

@@ -92,7 +92,7 @@ class Work:
         """Tell the user something, once; a run that is resumed knows it still."""
         if text not in self.notices:
             self.notices.append(text)
-            self.run.write(_NOTICES, Notices({**_kept_notices(self.run), self.task.name: self.notices}))
+            self.run.write(_NOTICES, Notices({**_earlier_notices(self.run), self.task.name: self.notices}))
             self.run.event(NoticeEvent(text=text))
 
     def answers(self, split: str) -> Answers:
@@ -223,7 +223,7 @@ def averaging_of(trainee: object) -> Averaging | None:
     return prompt.averaging() if isinstance(prompt, PromptModule) else None
 
 
-def _kept_notices(run: Run) -> dict[str, list[str]]:
+def _earlier_notices(run: Run) -> dict[str, list[str]]:
     """The notices of the run's earlier sittings, by task."""
     notices = run.read(_NOTICES, Notices)
     return notices.root if notices else {}
@@ -296,7 +296,7 @@ def read_material(
     return Material(config, splits, backbone, encoder, rows)
 
 
-def begun_run(
+def new_run(
     store: Store, name: str, config: TuneConfig, material: Material, listener: Listener, kind: RunKind, file: str
 ) -> Run:
     """A new run's folder, which records its request, its rows and its model.
@@ -382,7 +382,7 @@ def work_on(
 ) -> Work:
     """The work of a run on rows and model that were read; the run gets notices of what is odd about them."""
     config, splits, encoder = material.config, material.splits, material.encoder
-    cache, notices = input_cache(config, as_notices(run.event)), _kept_notices(run).get(config.task.name, [])
+    cache, notices = input_cache(config, as_notices(run.event)), _earlier_notices(run).get(config.task.name, [])
     work = Work(
         config, run, store, material.backbone, encoder, splits, material.rows, cache, is_stop_asked, notices, ranks
     )

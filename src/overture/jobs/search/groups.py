@@ -163,7 +163,7 @@ def fitted(work: Work, group: Group, member: SeededSetting, result: FitResult, r
     if not (result.best and record.is_done):
         return record
     path = f"{group.values}/{member.key}.prompt.safetensors"
-    model = _kept(work, member, result, run_folder / path)
+    model = _write_values(work, member, result, run_folder / path)
     record = record.model_copy(update={"path": path})
     if not group.is_scored:
         return record
@@ -172,7 +172,7 @@ def fitted(work: Work, group: Group, member: SeededSetting, result: FitResult, r
     return record.model_copy(update=scores)
 
 
-def _kept(work: Work, member: SeededSetting, result: FitResult, path: Path) -> PromptedModel:
+def _write_values(work: Work, member: SeededSetting, result: FitResult, path: Path) -> PromptedModel:
     """Write a trained prompt's values; gives the model under it."""
     import torch
 

@@ -37,7 +37,7 @@ from overture.jobs.run.resumed import resumed
 from overture.jobs.run.settled import settled
 from overture.jobs.run.tracked import tracked
 from overture.jobs.run.where import HERE, Where
-from overture.jobs.run.work import Work, begun_run, read_material, taken_up, work_on
+from overture.jobs.run.work import Work, new_run, read_material, taken_up, work_on
 from overture.jobs.search.groups import Group, RateJob, Trainer, TrainerHere
 from overture.jobs.search.halving import first_rung, halving_tokens, is_rung, next_decision, num_after
 from overture.jobs.search.options import LrConfig, SearchRequest
@@ -114,7 +114,7 @@ def search(
     wordings(config)
     name = f"{config.task.name}-{KIND}"
     material = read_material(with_room(config), as_notices(listener), backbone)
-    run = begun_run(store, name, config, material, listener, KIND, file)
+    run = new_run(store, name, config, material, listener, KIND, file)
     return _carried_out(run, config, lambda: work_on(run, material, store, is_stop_asked), where, is_new=True)
 
 

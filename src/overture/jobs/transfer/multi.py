@@ -254,7 +254,7 @@ class _Multi:
         fit = self._fitted()
         if not _has_values(self.tasks[0], fit):
             return self._result(tasks)
-        return self._kept(fit)
+        return self._keep_all(fit)
 
     def _result(
         self,
@@ -378,7 +378,7 @@ class _Multi:
         ).run()
 
     @torch.no_grad()
-    def _kept(self, fit: FitResult) -> MultiResult:
+    def _keep_all(self, fit: FitResult) -> MultiResult:
         """Measure and keep each task's prompt, and the shared one; a run that was stopped keeps its best epoch."""
         values = self.trainee.trainable()
         for name, value in fit.best.items():

@@ -34,7 +34,7 @@ def plan_of(work: Work, model: PromptedModel, is_measured: bool) -> PlanEvent:
         is_measured: whether the controls are measured already, or are not wanted.
     """
     config, rows = work.config, work.rows
-    seconds = _kept_pace(work, model)
+    seconds = _pace(work, model)
     scored = [row for name in SPLITS for row in rows[name]]
     (injection,) = model.injections(rows["train"][:1])
     is_kept = injection is not None and injection.leaves_input and work.backbone.family.kind != "encoder"
@@ -71,7 +71,7 @@ def _weighted(rows: Sequence[Encoded]) -> str:
     return f", rows weighted from {weights[0]:.2g} to {weights[-1]:.2g} by label" if len(weights) > 1 else ""
 
 
-def _kept_pace(work: Work, model: PromptedModel) -> float:
+def _pace(work: Work, model: PromptedModel) -> float:
     """Seconds of a token: where inputs are kept from run to run, so is this, for a day; else it is measured."""
     if work.cache.files is None:
         return _seconds_per_token(work, model)

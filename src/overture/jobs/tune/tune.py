@@ -21,7 +21,7 @@ from overture.jobs.run.settled import settled
 from overture.jobs.run.together import agreed, is_first, joined, losses_named, shared_run
 from overture.jobs.run.tracked import tracked
 from overture.jobs.run.where import HERE, Where
-from overture.jobs.run.work import SPLITS, Work, begun_run, metrics_of, read_material, taken_up, work_on
+from overture.jobs.run.work import SPLITS, Work, metrics_of, new_run, read_material, taken_up, work_on
 from overture.jobs.tune.ladder import PROBE, chosen_probe, facts_of, has_ladder, prompt_of, with_read_layer
 from overture.jobs.tune.plan import plan_of
 from overture.jobs.tune.result import finished
@@ -74,10 +74,10 @@ def tune(
         config = agreed(ranks, _REQUEST, lambda: settled(request, store, backbone))
         material = read_material(config, as_notices(listener), backbone, ranks=ranks)
 
-        def begun() -> Run:
-            return begun_run(store, config.task.name, config, material, listener, "tune", file)
+        def create_run() -> Run:
+            return new_run(store, config.task.name, config, material, listener, "tune", file)
 
-        with shared_run(ranks, begun) as run:
+        with shared_run(ranks, create_run) as run:
 
             def work() -> TuneResult | StoppedRun:
                 with losses_named(ranks):

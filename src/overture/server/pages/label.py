@@ -23,7 +23,7 @@ from overture.core.files import write_atomic
 from overture.core.records.base import Record
 from overture.core.records.label import CurvePoint, Learnt
 from overture.data.read import SUFFIXES
-from overture.jobs.label.session import KEEP, Session, begun_session, session_names, task_of
+from overture.jobs.label.session import KEEP, Session, new_session, session_names, task_of
 from overture.server.errors import Refused
 from overture.server.pages.live import Shown, followed, stamp_of
 from overture.server.pages.site import Site, form_of, see
@@ -218,7 +218,7 @@ def routes(site: Site) -> APIRouter:
         form = await form_of(request, SessionForm)
         try:
             source = await asyncio.to_thread(_source_of, store, form)
-            await asyncio.to_thread(begun_session, store, form.name, form.prompt, source)
+            await asyncio.to_thread(new_session, store, form.name, form.prompt, source)
         except (Refused, UserError) as error:
             return overview(request, error if isinstance(error, Refused) else Refused.of(error), form)
         return see(f"/label/{form.name}")
