@@ -51,7 +51,7 @@ def measured(
         ConfigError: calibration of a task that has none.
     """
     task, metric = prompt.task, prompt.task.metric
-    other_prompt = prompt.calibrated(not task.is_calibrated) if with_calibration else None
+    opposite = prompt.calibrated(not task.is_calibrated) if with_calibration else None
     encoded = prompt.encoder.encode(rows)
     answers = gold_of(task, rows)
     cache = InputCache(files=kept_inputs())
@@ -72,9 +72,8 @@ def measured(
 
     scores, costs = scored(prompt.model(cache), "scoring the prompt")
     calibration, no_prompt, against_no_prompt = None, None, None
-    if other_prompt:
-        other_rows = other_prompt.encoder.encode(rows)
-        other = scored(prompt.model(cache), "scoring with calibration", other_rows, other_prompt.task)
+    if opposite:
+        other = scored(prompt.model(cache), "scoring with calibration", opposite.encoder.encode(rows), opposite.task)
         without, with_it = (other, (scores, costs)) if task.is_calibrated else ((scores, costs), other)
         stored = "with" if task.is_calibrated else "without"
         comparison = compared(with_it[0], without[0])
