@@ -129,7 +129,7 @@ class Capabilities:
             )
         if self.leaves_inputs and not injection.leaves_input:
             raise self._refused(
-                "this prompt changes the input, but the adapter needs the frozen model's input",
+                "the adapter leaves the input to the frozen model, and this prompt would change the input",
                 "--place after, or an adapter with place everywhere",
                 got=f"a prompt at {', '.join(sorted(injection.places)) or 'a late layer'}",
             )
