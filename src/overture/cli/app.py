@@ -233,12 +233,13 @@ _LOUDNESS = {
 def _plugins_first(words: list[str]) -> list[str]:
     """Move ``--plugin`` in front of the command, wherever it was typed."""
     end = words.index("--") if "--" in words else len(words)
-    first, rest, position = list[str](), list[str](), 0
+    plugin_words, other_words, position = list[str](), list[str](), 0
     while position < end:
         count = 2 if words[position] == "--plugin" else 1
-        (first if words[position].partition("=")[0] == "--plugin" else rest).extend(words[position : position + count])
+        is_plugin = words[position].partition("=")[0] == "--plugin"
+        (plugin_words if is_plugin else other_words).extend(words[position : position + count])
         position += count
-    return [*first, *rest, *words[end:]]
+    return [*plugin_words, *other_words, *words[end:]]
 
 
 def _current(words: list[str]) -> list[str]:

@@ -5,8 +5,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from overture.cli.options import FlagValues, JsonOption, StoreOption, TrainSetOption, flag, store_root, with_flags
-from overture.cli.out import console, loading, say, show_notes, show_text, size_text
+from overture.cli.options import (
+    FlagValues,
+    JsonOption,
+    StoreOption,
+    TrainSetOption,
+    flag,
+    open_store,
+    store_root,
+    with_flags,
+)
+from overture.cli.out import console, loading, show_notes, show_text, size_text
 from overture.cli.progress import stoppable
 from overture.cli.report import show_next
 from overture.cli.tables import Column, show_table
@@ -44,7 +53,6 @@ def command(
     from overture.data.task_text import slug
     from overture.engine.options import check_source, local_source
     from overture.store.names import checked_name
-    from overture.store.store import Store
 
     values = overridden({"train": CartridgeConfig().train.model_dump()}, settings or [])
     values |= flag_values.of(CartridgeConfig)
@@ -65,7 +73,7 @@ def command(
     with stoppable() as (show, stop):
         result = cartridge(
             text,
-            Store(root, say),
+            open_store(store),
             name,
             config,
             backbone=source,

@@ -2,14 +2,14 @@
 
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from overture.cli.mistakes import show_labels
-from overture.cli.options import FlagValues, JsonOption, SetOption, StoreOption, flag, store_root, with_flags
+from overture.cli.options import FlagValues, JsonOption, SetOption, StoreOption, flag, open_store, with_flags
 from overture.cli.out import console, emit, is_json_only, loading, say, show_notes, show_text
 from overture.cli.progress import stoppable
 from overture.cli.report import show_next
@@ -82,14 +82,11 @@ def command(
     Stopped with Ctrl-C, it goes on when the same command is given again. Where a way cannot be run, the others are, and
     the exit code is 1.
     """
-    root = store_root(store)
-
     from overture.core.config import validated
     from overture.core.records.cells import Key
     from overture.core.records.compare import Interrupted
     from overture.jobs.compare.ways import ways_of
     from overture.jobs.run.early import check_early
-    from overture.store.store import Store
 
     tune = resolved(TuneConfig, task, flag_values.of(TuneConfig), settings or [], prompt_use="as a model")
     check_no_adapter(tune, "compare")
@@ -101,7 +98,7 @@ def command(
     if folder.exists() and not folder.is_dir():
         raise ConfigError("the report's folder is a file", where=f"--output {folder}", fix="name a folder")
 
-    only, prompt_store = Key.parse(cell) if cell else None, Store(root, say)
+    only, prompt_store = Key.parse(cell) if cell else None, open_store(store)
     check_writable(folder)
     check_early(tune, prompt_store, is_tuned=False)
     loading()
@@ -158,27 +155,19 @@ def _settings_of_ways(assignments: Sequence[str]) -> dict[str, list[str]]:
 def show_comparison(out: "Console", result: "Summary", page: Path) -> None:
     """Print the ways with their scores and costs, what sets them apart, and the advice."""
     from overture.core.records.compare import cost_of
-    from overture.report.units import (
-        bytes_text,
-        count_text,
-        energy_text,
-        failed_text,
-        seconds_text,
-        times_text,
-        worth_text,
-    )
+    from overture.report.units import bytes_text, count_text, energy_text, seconds_text
 
     scores = sorted(result.at_largest, key=lambda score: -score.value)
     costs = [cost_of(result.ledger, score.way, score.size) for score in scores]
-    both = list(zip(scores, costs, strict=True))
+    pairs = list(zip(scores, costs, strict=True))
     columns = [
         Column("way", [score.way for score in scores], is_left=True),
         Column(result.metric, [f"{score.value:.3f}" for score in scores]),
         Column("95% interval", [f"{score.low:.3f} to {score.high:.3f}" for score in scores], rank=1),
         Column("seeds", [str(score.n_seeds) if score.size else "-" for score in scores], rank=5),
-        Column("training", [seconds_text(cost.seconds) if score.size else "-" for score, cost in both], rank=2),
+        Column("training", [seconds_text(cost.seconds) if score.size else "-" for score, cost in pairs], rank=2),
         Column("trained values", [f"{cost.trainable:,}" for cost in costs], rank=3),
-        Column("energy (Wh)", [energy_text(c.kwh, c.energy) if s.size else "-" for s, c in both], rank=6),
+        Column("energy (Wh)", [energy_text(c.kwh, c.energy) if s.size else "-" for s, c in pairs], rank=6),
         Column("stored", [bytes_text(cost.stored_bytes) for cost in costs], rank=4),
         Column("a request", [f"{count_text(cost.serving_flops_per_row)} operations" for cost in costs], rank=7),
     ]
@@ -189,35 +178,37 @@ def show_comparison(out: "Console", result: "Summary", page: Path) -> None:
         seeds = f" over {best.n_seeds} seeds" if best.n_seeds > 1 else ""
         show_labels(out, best.labels, best.way + seeds)
         out.print()
-    lines = []
-    if result.disagreement:
-        rows = result.disagreement
-        lines.append(
-            f"Of {result.scores[0].n} test rows all ways answer {rows.num_right} rightly and {rows.num_wrong} wrongly; "
-            f"on {rows.num_disputed} they disagree (the report shows them)."
-        )
-    for pair in result.against:
-        gap = pair.difference
-        lines.append(
-            f"{pair.way} against {pair.reference}: {pair.verdict} ({100 * gap.value:+.1f} points, "
-            f"95% interval {100 * gap.low:+.1f} to {100 * gap.high:+.1f}){_shares_text(result, pair)}"
-        )
-    for worth in result.worth:
-        if worth.rows is not None:
-            lines.append(
-                f"{worth.way} is worth {worth_text(worth)} rows of {worth.reference}, {times_text(worth)} times"
-            )
-    lines += [f"failed: {failed_text(failure)}" for failure in result.failed]
-    if result.failed:
-        lines.append("the same command tries again what failed")
-    lines += [f"left out: {text}" for text in result.left_out]
-    for line in lines:
+    for line in _findings(result):
         show_text(out, line)
     show_notes(out, result.notices)
     show_text(out, f"\n{result.advice.what}", style="bold")
     show_text(out, f"Why: {result.advice.why}")
     show_text(out, f"What next: {result.advice.next}")
     show_next("The report:", [str(page)], out)
+
+
+def _findings(result: "Summary") -> Iterator[str]:
+    """Sentences on disagreement, differences between ways, worth in rows, and cells that are missing."""
+    from overture.report.units import failed_text, times_text, worth_text
+
+    if rows := result.disagreement:
+        yield (
+            f"Of {result.scores[0].n} test rows all ways answer {rows.num_right} rightly and {rows.num_wrong} wrongly; "
+            f"on {rows.num_disputed} they disagree (the report shows them)."
+        )
+    for pair in result.against:
+        gap = pair.difference
+        yield (
+            f"{pair.way} against {pair.reference}: {pair.verdict} ({100 * gap.value:+.1f} points, "
+            f"95% interval {100 * gap.low:+.1f} to {100 * gap.high:+.1f}){_shares_text(result, pair)}"
+        )
+    for worth in result.worth:
+        if worth.rows is not None:
+            yield f"{worth.way} is worth {worth_text(worth)} rows of {worth.reference}, {times_text(worth)} times"
+    yield from (f"failed: {failed_text(failure)}" for failure in result.failed)
+    if result.failed:
+        yield "the same command tries again what failed"
+    yield from (f"left out: {text}" for text in result.left_out)
 
 
 def _shares_text(result: "Summary", pair: "Against") -> str:

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from overture.cli.options import FlagValues, JsonOption, StoreOption, TrainSetOption, flag, store_root, with_flags
-from overture.cli.out import console, loading, say, show_notes, show_text
+from overture.cli.options import FlagValues, JsonOption, StoreOption, TrainSetOption, flag, open_store, with_flags
+from overture.cli.out import console, loading, show_notes, show_text
 from overture.cli.progress import stoppable
 from overture.cli.report import show_next, worth_of
 from overture.cli.tune import print_result
@@ -35,12 +35,9 @@ def command(
     is_json: JsonOption = False,
 ) -> None:
     """Teach a frozen model that draws a new word from a few images; Ctrl-C keeps the best so far."""
-    root = store_root(store)
-
     from overture.data.task_text import slug
     from overture.engine.options import local_source
     from overture.store.names import checked_name
-    from overture.store.store import Store
 
     flags = [f"{key}={value}" for key, value in flag_values.of(ConceptConfig).items() if key.startswith("train.")]
     plain = {key: value for key, value in flag_values.of(ConceptConfig).items() if not key.startswith("train.")}
@@ -56,7 +53,7 @@ def command(
 
     images = images_of(folder)
     with stoppable() as (show, stop):
-        result = concept(images, Store(root, say), config, name=name, listener=show, is_stop_asked=stop)
+        result = concept(images, open_store(store), config, name=name, listener=show, is_stop_asked=stop)
     print_result(result, store, is_json, _show)
 
 

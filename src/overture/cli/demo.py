@@ -5,8 +5,17 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from overture.cli.options import FlagValues, JsonOption, StoreOption, flag, store_flag, store_root, with_flags
-from overture.cli.out import console, emit, loading, remark, say, show_text
+from overture.cli.options import (
+    FlagValues,
+    JsonOption,
+    StoreOption,
+    flag,
+    open_store,
+    store_flag,
+    store_root,
+    with_flags,
+)
+from overture.cli.out import console, emit, loading, remark, show_text
 from overture.cli.pages import show_page, written_page
 from overture.cli.report import show_next, show_result
 from overture.cli.tune import finish, result_of
@@ -52,11 +61,10 @@ def command(
 
     from overture.engine.load import load_backbone
     from overture.jobs.tune.tune import tune
-    from overture.store.store import Store
 
     with as_file(files("overture.data").joinpath("demo")) as folder:
         config = resolved(TuneConfig, Path(folder) / TASK_FILE, {"name": NAME, **flag_values.of(TuneConfig)})
-        prompt_store = Store(root, say)
+        prompt_store = open_store(store)
         backbone = load_backbone(config.task.backbone, notify=remark)
         result = result_of(lambda listener, stop: tune(config, prompt_store, listener, stop, backbone), store, is_json)
     if isinstance(result, StoppedRun) or not result.prompt:

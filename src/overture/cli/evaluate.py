@@ -14,11 +14,11 @@ from overture.cli.options import (
     JsonOption,
     PromptArgument,
     StoreOption,
+    open_store,
     store_flag,
-    store_root,
     with_flags,
 )
-from overture.cli.out import console, emit, loading, remark, say, show_text
+from overture.cli.out import console, emit, loading, remark, show_text
 from overture.cli.pages import show_page
 from overture.cli.progress import live_display
 from overture.cli.report import calibration_lines, show_scores, show_verdicts
@@ -75,7 +75,6 @@ def command(
 ) -> None:
     """Score a stored prompt, and its model without one, on the same rows."""
     _check_flags(output, data, split, keeps_shares)
-    root = store_root(store)
     if errors:
         from overture.data.write import check_output
 
@@ -85,9 +84,8 @@ def command(
     from overture.core.config import validated
     from overture.core.records.shares import Doubt
     from overture.evaluate.doubt import certainty_of, check_doubt
-    from overture.store.store import Store
 
-    prompt_store = Store(root, say)
+    prompt_store = open_store(store)
     folder, manifest, task = stored_prompt(prompt_store, prompt)
     if calibrated:
         task.calibrated()

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from overture.cli.options import JsonOption, PromptArgument, StoreOption, store_flag, store_root
+from overture.cli.options import JsonOption, PromptArgument, StoreOption, open_store, store_flag, store_root
 from overture.cli.out import console, emit, loading, remark, say, show_text
 from overture.cli.report import predict_line, show_next
 from overture.core.errors import ArtifactError, ConfigError
@@ -55,27 +55,38 @@ def import_command(
     """Keep the prompt of a peft adapter, which gives the logits that it gives in peft; or any other prompt."""
     root = store_root(store)
 
-    from overture.jobs.run.request import tune_config
     from overture.store.artifact import MANIFEST_FILE
     from overture.store.names import checked_name
-    from overture.store.store import Store
 
     if name:
         checked_name(name)
     check_writable(root)
     if (folder / MANIFEST_FILE).is_file():
         task_flags = {"--task": task, "--backbone": backbone, "--task-id": task_id, "--token": token}
-        useless_flags = [option for option, value in task_flags.items() if value is not None]
-        if useless_flags:
+        if useless_flags := [option for option, value in task_flags.items() if value is not None]:
             what = "a prompt of a store says itself what it is for"
             raise ConfigError(
                 what, where=", ".join(useless_flags), wanted="--name and --store alone", fix="leave it out"
             )
-        _import_prompt(folder, Store(root, say), name, store_flag(store), is_json)
-        return
-    if _is_concept(folder):
-        _import_concept(folder, Store(root, say), backbone, token, name, store_flag(store), is_json)
-        return
+        _import_prompt(folder, open_store(store), name, store_flag(store), is_json)
+    elif _is_concept(folder):
+        _import_concept(folder, open_store(store), backbone, token, name, store_flag(store), is_json)
+    else:
+        _import_adapter(folder, store, task, backbone, name, task_id, is_json)
+
+
+def _import_adapter(
+    folder: Path,
+    store: Path | None,
+    task: Path | None,
+    backbone: str | None,
+    name: str | None,
+    task_id: int | None,
+    is_json: bool,
+) -> None:
+    """Keep the prompt of a peft adapter."""
+    from overture.jobs.run.request import tune_config
+
     if task is None:
         raise ConfigError(
             "an adapter knows no template and no label words", where="--task", got="none", fix="--task TASK.yaml"
@@ -95,7 +106,7 @@ def import_command(
 
     result = import_adapter(
         folder,
-        Store(root, say),
+        open_store(store),
         task=task,
         backbone=backbone,
         name=name,
@@ -108,13 +119,8 @@ def import_command(
     what = f"{result.method} at {result.place}, {result.length} tokens, for {result.backbone}"
     show_text(console(), f"stored {result.prompt}: {what}")
     flag = store_flag(store)
-    show_next(
-        "Measure and use it:",
-        [
-            f"overture eval {result.prompt}{flag} rows.jsonl",
-            predict_line(result.prompt, result.folder, flag),
-        ],
-    )
+    commands = [f"overture eval {result.prompt}{flag} rows.jsonl", predict_line(result.prompt, result.folder, flag)]
+    show_next("Measure and use it:", commands)
 
 
 def _import_prompt(folder: Path, store: "Store", name: str | None, flag: str, is_json: bool) -> None:
@@ -192,16 +198,14 @@ def export_command(
     is_json: JsonOption = False,
 ) -> None:
     """Write a prompt for other programs."""
-    root = store_root(store)
     if old_folder:
         say("note: name the folder with -o DIR; as an argument it works in this version")
     folder = folder or old_folder or Path("vllm-prompts" if to == "vllm" else f"{Path(prompt).name}.{to}")
 
     from overture.exchange.export import check_form, check_target
     from overture.store.artifact import read_manifest
-    from overture.store.store import Store
 
-    prompt_store = Store(root, say)
+    prompt_store = open_store(store)
     check_form(read_manifest(prompt_store.get(prompt)), to)
     if to != "vllm":
         check_target(folder)

@@ -13,10 +13,11 @@ from overture.cli.options import (
     PromptArgument,
     StoreOption,
     flag,
+    open_store,
     store_root,
     with_flags,
 )
-from overture.cli.out import console, emit, loading, say, seconds_text, show_notes, show_text
+from overture.cli.out import console, emit, loading, seconds_text, show_notes, show_text
 from overture.cli.report import sentence, verdict_style
 from overture.core.errors import ConfigError, StoreReadOnly
 from overture.core.files import check_writable
@@ -50,10 +51,9 @@ def command(
 
     from overture.cli.stored import stored_prompt
     from overture.core.config import validated
-    from overture.store.store import Store
 
     config = validated(ExplainConfig, flag_values.of(ExplainConfig), "overture explain")
-    prompt_store = Store(root, say)
+    prompt_store = open_store(store)
     folder, manifest, task = stored_prompt(prompt_store, prompt)
     target = page or Path(f"{manifest.name}-explained.html")
     if target.is_dir() or not target.absolute().parent.is_dir():

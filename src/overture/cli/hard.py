@@ -5,8 +5,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from overture.cli.options import store_root
-from overture.cli.out import console, loading, say, seconds_text, show_notes, show_text
+from overture.cli.options import open_store
+from overture.cli.out import console, loading, seconds_text, show_notes, show_text
 from overture.cli.report import interval_text, predict_line, scaling_text, show_next
 from overture.cli.tables import Column, show_table
 from overture.cli.tune import finish, result_of
@@ -30,11 +30,10 @@ def search_words_command(config: HardRequest, soft_flags: Sequence[str], store: 
         )
     from overture.hard.proposers.registry import check_source
     from overture.jobs.run.early import check_early
-    from overture.store.store import Store
 
     for source in config.hard.chosen:
         check_source(source)
-    prompt_store = Store(store_root(store), say)
+    prompt_store = open_store(store)
     check_writable(prompt_store.root)
     check_early(config, prompt_store)
     loading()
@@ -55,9 +54,8 @@ def search_forms_command(config: HardRequest, task: Path, store: Path | None, is
     from overture.jobs.run.early import check_early
     from overture.jobs.search.options import SearchRequest
     from overture.jobs.search.space import requested_pairs, wordings
-    from overture.store.store import Store
 
-    prompt_store = Store(store_root(store), say)
+    prompt_store = open_store(store)
     soft = validated(SearchRequest, config.model_dump(exclude_unset=True, exclude={"hard"}), str(task))
     requested_pairs(soft)
     wordings(soft)

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from overture.cli.options import FlagValues, JsonOption, SetOption, StoreOption, flag, store_root, with_flags
-from overture.cli.out import console, loading, say, show_notes, show_text
+from overture.cli.options import FlagValues, JsonOption, SetOption, StoreOption, flag, open_store, with_flags
+from overture.cli.out import console, loading, show_notes, show_text
 from overture.cli.progress import stoppable
 from overture.cli.report import sentence, show_next, tune_from, verdict_style
 from overture.cli.tables import Column, show_table
@@ -36,19 +36,16 @@ def command(
     is_json: JsonOption = False,
 ) -> None:
     """Learn starting values from which a few steps on a new task suffice; Ctrl-C keeps what was learned."""
-    root = store_root(store)
-
     from overture.core.config import validated
     from overture.core.files import check_writable
     from overture.jobs.run.early import check_early
     from overture.jobs.transfer.agree import agreed_to_learn
-    from overture.store.store import Store
 
     config = validated(MetaConfig, flag_values.of(MetaConfig), "overture meta")
     requests = [
         resolved(TuneConfig, path, flag_values.of(TuneConfig), settings or []) for path in (*tasks, *(unseen or []))
     ]
-    prompt_store, name = Store(root, say), name or f"{requests[0].task.name}-meta"
+    prompt_store, name = open_store(store), name or f"{requests[0].task.name}-meta"
     training_requests, unseen_requests = requests[: len(tasks)], requests[len(tasks) :]
     agreed_to_learn(training_requests, unseen_requests, prompt_store, name)
     for request in requests:

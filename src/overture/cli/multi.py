@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from overture.cli.options import FlagValues, JsonOption, SetOption, StoreOption, flag, store_root, with_flags
-from overture.cli.out import console, loading, say, show_notes, show_text
+from overture.cli.options import FlagValues, JsonOption, SetOption, StoreOption, flag, open_store, with_flags
+from overture.cli.out import console, loading, show_notes, show_text
 from overture.cli.progress import stoppable
 from overture.cli.report import predict_line, sentence, show_next, verdict_style
 from overture.cli.tables import Column, show_table
@@ -52,17 +52,14 @@ def command(
     Methods: mpt (a shared prompt, scaled by each task) and attempt (shared attention over stored prompts).
     Ctrl-C keeps what is finished; the run itself cannot be resumed, but --teacher takes the prompts tuned alone.
     """
-    root = store_root(store)
-
     from overture.core.config import validated
     from overture.core.files import check_writable
     from overture.jobs.run.early import check_early
     from overture.jobs.transfer.agree import agreed_to_share
-    from overture.store.store import Store
 
     config = validated(MultiConfig, flag_values.of(MultiConfig), "overture multi")
     requests = [resolved(TuneConfig, path, flag_values.of(TuneConfig), settings or []) for path in tasks]
-    prompt_store, name = Store(root, say), name or f"{requests[0].task.name}-multi"
+    prompt_store, name = open_store(store), name or f"{requests[0].task.name}-multi"
     agreed_to_share(requests, prompt_store, name, teacher or [])
     for request in requests:
         check_early(request, prompt_store)

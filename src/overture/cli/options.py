@@ -6,18 +6,22 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import GenericAlias, UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
 
 import typer
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+from overture.cli.out import say
 from overture.core.config import Config
 from overture.core.errors import StoreError
 from overture.core.files import store_dir
 from overture.core.records.shares import Doubt
 from overture.engine.options import EMBEDDED
+
+if TYPE_CHECKING:
+    from overture.store.store import Store
 
 StoreOption = Annotated[
     Path | None,
@@ -76,6 +80,17 @@ def store_root(store: Path | None) -> Path:
     if root.exists() and not root.is_dir():
         raise StoreError("the store is not a folder", where=str(root), fix="name a folder with --store")
     return root
+
+
+def open_store(store: Path | None) -> "Store":
+    """The store of prompts and runs; what it has to say goes to standard error.
+
+    Raises:
+        StoreError: there is a file in its place.
+    """
+    from overture.store.store import Store
+
+    return Store(store_root(store), say)
 
 
 def store_flag(store: Path | None) -> str:

@@ -16,7 +16,7 @@ from overture.cli.options import (
     FlagValues,
     JsonOption,
     StoreOption,
-    store_root,
+    open_store,
     stored_names,
     with_flags,
 )
@@ -103,10 +103,9 @@ def command(
     from overture.core.records.shares import Doubt
     from overture.data.write import check_output
     from overture.engine.options import check_source
-    from overture.store.store import Store
 
     # Everything that can be wrong is looked at before the model is loaded.
-    prompt_store = Store(store_root(store), say)
+    prompt_store = open_store(store)
     if prompts and prompt in prompt_store.names():
         say(
             f"note: --prompt names the prompts, so {prompt!r} is read as a text; --prompt {prompt} asks that prompt too"
@@ -141,10 +140,10 @@ def command(
         if is_json:
             emit({**head, **summary})
     elif is_json:
-        emit({**head, "predictions": [predicted.line(*answered) for answered in rows.answered()]})
+        emit({**head, "predictions": [predicted.line(index, outcomes) for index, outcomes in rows.outcomes()]})
     else:
-        for answered in rows.answered():
-            emit(predicted.line(*answered))
+        for index, outcomes in rows.outcomes():
+            emit(predicted.line(index, outcomes))
     rows.tell_problems()
 
 
@@ -198,7 +197,7 @@ class _Rows:
         self.problems: dict[int, list[Problem]] = {}
         self.num_done, self.num_unanswered, self.seconds = 0, 0, 0.0
 
-    def answered(self) -> Iterator[tuple[int, list["Outcome"]]]:
+    def outcomes(self) -> Iterator[tuple[int, list["Outcome"]]]:
         """Each row's index and its outcome under each prompt, in the rows' order; without rows that are skipped.
 
         Raises:
@@ -226,7 +225,7 @@ class _Rows:
             while first < total:
                 group_started = time.monotonic()
                 indices = range(first, min(first + size, total))
-                outcomes = self._outcomes(indices, progress)
+                outcomes = self._outcomes_of_group(indices, progress)
                 for index, under_prompts in outcomes.items():
                     # A row that some prompt answers is not left out.
                     is_unanswered = all(isinstance(outcome, list) for outcome in under_prompts)
@@ -248,7 +247,7 @@ class _Rows:
         for notice in dict.fromkeys(notice for handle in self.handles for notice in handle.encoder.notices):
             say(f"note: {notice}")
 
-    def _outcomes(self, indices: range, progress: Callable[[float], None]) -> dict[int, list["Outcome"]]:
+    def _outcomes_of_group(self, indices: range, progress: Callable[[float], None]) -> dict[int, list["Outcome"]]:
         from overture.evaluate.host import Ask
 
         host, rows = self.handles[0].host, self.inputs.rows
@@ -307,7 +306,7 @@ def _write(output: Path, rows: _Rows, predicted: "Predicted") -> dict[str, Any]:
         with contextlib.ExitStack() as stack:
             sink = None
             pending: list[dict[str, Any]] = []
-            for index, outcomes in rows.answered():
+            for index, outcomes in rows.outcomes():
                 pending.append(predicted.record(index, outcomes, output.suffix.lower()))
                 if sink is None and predicted.has_all_columns:
                     sink = stack.enter_context(written_rows(output, predicted.columns(), predicted.own_rows))

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from overture.cli.options import JsonOption, PromptArgument, StoreOption, store_flag, store_root
-from overture.cli.out import console, emit, is_verbose, loading, say, show_text
+from overture.cli.options import JsonOption, PromptArgument, StoreOption, open_store, store_flag
+from overture.cli.out import console, emit, is_verbose, loading, show_text
 from overture.cli.report import gates_line, interval_text, scaling_text, show_next, worth_of
 from overture.cli.tables import Column, show_facts, show_table
 from overture.core.errors import StoreError
@@ -35,10 +35,8 @@ def list_command(
     is_json: JsonOption = False,
 ) -> None:
     """List the prompts of a store, with their scores."""
-    from overture.store.store import Store
-
-    root = store_root(store)
-    prompt_store = Store(root, say)
+    prompt_store = open_store(store)
+    root = prompt_store.root
     names_at_once = limit or (len(prompt_store.names()) if is_json else _NAMES_AT_ONCE)
     page = prompt_store.page(after, names_at_once, match)
     entries = page.entries
@@ -116,10 +114,9 @@ def _cells(entry: "Entry") -> list[str]:
 def show_command(prompt: PromptArgument, store: StoreOption = None, is_json: JsonOption = False) -> None:
     """Show what a prompt is: its model, task, scores and origin."""
     from overture.store.names import is_path
-    from overture.store.store import Store
     from overture.store.usage import predict_command
 
-    prompt_store = Store(store_root(store), say)
+    prompt_store = open_store(store)
     entry = prompt_store.show(prompt)
     manifest = entry.manifest
     assert manifest is not None
@@ -208,9 +205,7 @@ def _score_name(dotted: str) -> str:
 
 def diff_command(a: PromptArgument, b: PromptArgument, store: StoreOption = None, is_json: JsonOption = False) -> None:
     """Show what differs between two prompts."""
-    from overture.store.store import Store
-
-    prompt_store = Store(store_root(store), say)
+    prompt_store = open_store(store)
     for prompt in (a, b):
         prompt_store.get(prompt)
     loading()
@@ -274,9 +269,8 @@ def alias_command(
     with it from the next request on.
     """
     from overture.store.names import Ref, parsed_ref
-    from overture.store.store import Store
 
-    prompt_store = Store(store_root(store), say)
+    prompt_store = open_store(store)
     if is_removed and alias is not None:
         raise StoreError("with --remove there is one argument", got=f"{prompt} {alias}", wanted=f"{prompt}@{alias}")
     name = parsed_ref(prompt).name
@@ -318,11 +312,10 @@ def rm_command(
 ) -> None:
     """Remove a prompt from a store."""
     from overture.store.names import is_path
-    from overture.store.store import Store
 
     if is_path(prompt):
         raise StoreError("only a prompt's name can be removed", got=prompt, wanted="name or name@version")
-    prompt_store = Store(store_root(store), say)
+    prompt_store = open_store(store)
     prompt_store.get(prompt, named_only=True)
     if not is_sure:
         if is_json or not sys.stdin.isatty():

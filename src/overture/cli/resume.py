@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from overture.cli.hard import show_forms, show_words
-from overture.cli.options import FlagValues, JsonOption, StoreOption, run_names, store_root, with_flags
+from overture.cli.options import FlagValues, JsonOption, StoreOption, open_store, run_names, store_root, with_flags
 from overture.cli.out import console, emit, loading, say
 from overture.cli.report import show_next, show_result
 from overture.cli.search import show_search
@@ -48,9 +48,8 @@ def resume_command(
         return
 
     from overture.store.runs import RESULT, Run
-    from overture.store.store import Store
 
-    prompt_store = Store(root, say)
+    prompt_store = open_store(store)
     opened = Run.open(prompt_store.runs, run)
     kind = opened.request().kind
     check_processes(kind == "tune", f"resume of a run of kind {kind}")

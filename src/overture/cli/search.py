@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from overture.cli.hard import search_forms_command, search_words_command
-from overture.cli.options import FlagValues, JsonOption, SetOption, StoreOption, flag, store_root, with_flags
-from overture.cli.out import console, emit, loading, say, seconds_text, show_notes, show_text
+from overture.cli.options import FlagValues, JsonOption, SetOption, StoreOption, flag, open_store, with_flags
+from overture.cli.out import console, emit, loading, seconds_text, show_notes, show_text
 from overture.cli.report import interval_text, predict_line, show_next
 from overture.cli.tables import Column, show_table
 from overture.cli.tune import BACKBONE, LENGTH, METHOD, PLACE, WHERE, finish, result_of, where_of
@@ -58,7 +58,6 @@ def search_command(
 
     With --form hard: find a prompt of words instead, without training. With --form any: both, and which one won.
     """
-    root = store_root(store)
     flags = {**flag_values.of(SearchRequest), **flag_values.of(HardRequest)}
     request = resolved(HardRequest, task, flags, settings or [])
     if flag_values.of(Where).get("on") and request.search.form != "soft":
@@ -83,12 +82,9 @@ def search_command(
 
     from overture.jobs.run.early import check_early
     from overture.jobs.search.space import requested_pairs, wordings
-    from overture.store.store import Store
 
-    config, prompt_store = (
-        resolved(SearchRequest, task, flag_values.of(SearchRequest), settings or []),
-        Store(root, say),
-    )
+    config = resolved(SearchRequest, task, flag_values.of(SearchRequest), settings or [])
+    prompt_store = open_store(store)
     check_no_adapter(config, "search")
     requested_pairs(config)
     wordings(config)
@@ -191,18 +187,15 @@ def lr_command(
     is_json: JsonOption = False,
 ) -> None:
     """Find the learning rate: a few dozen steps at growing rates on a prompt that is thrown away."""
-    root = store_root(store)
-
     from overture.cli.progress import live_display
     from overture.core.config import validated
     from overture.data.write import check_replaced
     from overture.jobs.run.early import check_early
-    from overture.store.store import Store
 
     config = validated(LrConfig, flag_values.of(LrConfig), "overture lr")
     request = resolved(TuneConfig, task, flag_values.of(TuneConfig), settings or [])
     check_no_adapter(request, "overture lr")
-    prompt_store = Store(root, say)
+    prompt_store = open_store(store)
     for path in [chart.with_suffix(suffix) for suffix in (".png", ".html", ".json")] if chart else []:
         check_replaced(path, is_forced, [task])
     check_early(request, prompt_store)

@@ -2,8 +2,8 @@
 
 from typing import TYPE_CHECKING, cast
 
-from overture.cli.options import JsonOption, PromptArgument, StoreOption, store_flag, store_root
-from overture.cli.out import console, emit, loading, say, show_text
+from overture.cli.options import JsonOption, PromptArgument, StoreOption, open_store, store_flag
+from overture.cli.out import console, emit, loading, show_text
 from overture.cli.progress import live_display
 from overture.cli.report import show_next, tune_from
 from overture.cli.tables import Column, show_table
@@ -16,11 +16,7 @@ if TYPE_CHECKING:
 
 def command(prompt: PromptArgument, store: StoreOption = None, is_json: JsonOption = False) -> None:
     """Find stored prompts of the same model that are like a prompt: a start for its task, or for one like it."""
-    root = store_root(store)
-
-    from overture.store.store import Store
-
-    prompt_store = Store(root, say)
+    prompt_store = open_store(store)
     prompt_store.get(prompt)
     loading()
 

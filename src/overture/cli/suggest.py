@@ -13,8 +13,8 @@ from overture.cli.options import (
     JsonOption,
     StoreOption,
     flag,
+    open_store,
     store_flag,
-    store_root,
     stored_names,
     with_flags,
 )
@@ -69,10 +69,9 @@ def command(
     from overture.cli.stored import stored_prompt
     from overture.engine.options import check_source
     from overture.jobs.label.pool import check_labels_of
-    from overture.store.store import Store
 
     options = validated(SuggestOptions, flag_values.of(SuggestOptions), "overture suggest")
-    prompt_store = Store(store_root(store), say)
+    prompt_store = open_store(store)
     folder, manifest, task = stored_prompt(prompt_store, prompt)
     check_labels_of(task, manifest.ref)
     output = output or file.with_name(f"{file.stem}-to-label.csv")

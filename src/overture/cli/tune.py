@@ -13,8 +13,8 @@ from overture.cli.options import (
     SetOption,
     StoreOption,
     flag,
+    open_store,
     store_flag,
-    store_root,
     with_flags,
 )
 from overture.cli.out import emit, loading, remark, say, seconds_text, show_error
@@ -79,20 +79,15 @@ def tune_command(
     is_json: JsonOption = False,
 ) -> None:
     """Tune a prompt for a task, measure it against no prompt and examples, and keep it."""
-    root = store_root(store)
-
     from overture.jobs.run.early import check_early
     from overture.jobs.run.vllm import fitted_to_vllm
-    from overture.store.store import Store
 
     def change(values: dict[str, Any]) -> None:
         if engine == "vllm":
             fitted_to_vllm(values, lambda text: remark(f"note: {text}"))
 
-    config, prompt_store = (
-        resolved(TuneConfig, task, flag_values.of(TuneConfig), settings or [], change=change),
-        Store(root, say),
-    )
+    config = resolved(TuneConfig, task, flag_values.of(TuneConfig), settings or [], change=change)
+    prompt_store = open_store(store)
     where = where_of(flag_values)
     check_writable(prompt_store.root)
     check_early(config, prompt_store)

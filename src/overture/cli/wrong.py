@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from overture.cli.options import JsonOption, PromptArgument, StoreOption, store_flag, store_root
-from overture.cli.out import emit, remark, say
+from overture.cli.options import JsonOption, PromptArgument, StoreOption, open_store, store_flag
+from overture.cli.out import emit, remark
 from overture.core.errors import StoreError
 
 if TYPE_CHECKING:
@@ -46,11 +46,10 @@ def errors_command(
     from overture.data.write import check_output
     from overture.store.artifact import read_manifest
     from overture.store.runs import WRONG_ROWS, run_of
-    from overture.store.store import Store
 
     if output:
         check_output(output, is_forced)
-    prompt_store = Store(store_root(store), say)
+    prompt_store = open_store(store)
     manifest = read_manifest(prompt_store.get(prompt))
     eval_command = f"overture eval {prompt}{store_flag(store)} --errors OUT.csv"
     run = run_of(prompt_store, manifest, f"score it on rows of a file: overture eval {prompt} FILE --errors OUT.csv")

@@ -45,8 +45,8 @@ class Job:
     is_read_ahead: bool = False
     certainties: Sequence[Certainty | None] = ()
     answers: dict[int, Any] = field(default_factory=dict)
-    shown: str = ""
-    num_told: int = 0
+    sent_text: str = ""
+    num_sent: int = 0
     num_written: int = 0
     is_cut: bool = False
 

@@ -25,19 +25,19 @@ class Promise:
     Args:
         cost: units of the request.
         reading: units of these until it begins.
-        told: when the request was told to come again.
-        due: when it shall come.
+        made_at: when the request was refused.
+        due: when it shall come again.
     """
 
     cost: float
     reading: float
-    told: float
+    made_at: float
     due: float
 
     @property
     def until(self) -> float:
         """When the place is free for others."""
-        return self.due + _GRACE_S + _GRACE * (self.due - self.told)
+        return self.due + _GRACE_S + _GRACE * (self.due - self.made_at)
 
 
 @dataclass(slots=True)

@@ -356,12 +356,12 @@ class Worker:
         """An event of what is new in a line; texts that were told stay as they are."""
         tokens = [
             self._written_token(line.ids[number], line.shares[number], line.tops[number] if line.num_top else ())
-            for number in range(job.num_told, len(line.ids))
+            for number in range(job.num_sent, len(line.ids))
         ]
-        more = text[len(job.shown) :] if text.startswith(job.shown) else ""
+        more = text[len(job.sent_text) :] if text.startswith(job.sent_text) else ""
         if more or tokens:
             self.events.append(TokenEvent(id=job.request.id, text=more, tokens=tuple(tokens)))
-        job.shown, job.num_told = job.shown + more, len(line.ids)
+        job.sent_text, job.num_sent = job.sent_text + more, len(line.ids)
 
     def _written_token(self, token: int, share: float | None, top: Sequence[tuple[int, float]]) -> WrittenToken:
         """A token as events hold it."""
