@@ -249,7 +249,7 @@ def test_predict_under_several_prompts(tuned, make_task, overture, tmp_path) -> 
     assert whole == {"prompts": {"mood@1": "mood@1", "mood@2": "mood@2"}, "predictions": found}
     for words, wanted in (
         (["x", "--prompt", "mood@1", "--prompt", "mood@1"], "named twice"),
-        (["x", "--file", "rows.jsonl", *both], "a file stands alone"),
+        (["x", "--file", "rows.jsonl", *both], "a file cannot be combined with other arguments"),
         (["x", "--prompt", "mood@1", "--prompt", "moood"], "no such prompt"),
         (["--file", "rows.jsonl"], "no prompt is named"),
     ):

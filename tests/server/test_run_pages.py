@@ -280,10 +280,10 @@ def test_what_does_not_start_says_why_and_too_many_are_refused(root, monkeypatch
         subprocess, "Popen", lambda words, **more: popen([words[0], "-c", "import time; time.sleep(60)"], **more)
     )
     starts = [launcher.start(["tune"]), launcher.start(["tune"])]
-    with pytest.raises(Exception, match="enough runs"):
+    with pytest.raises(Exception, match="too many runs"):
         launcher.start(["tune"])
     run = add_run(root, state="stopped")
-    with pytest.raises(Exception, match="enough runs"):
+    with pytest.raises(Exception, match="too many runs"):
         launcher.resume(Run(run.folder))
     for name in starts:
         launcher._processes[name].send_signal(signal.SIGKILL)

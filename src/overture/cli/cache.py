@@ -21,7 +21,7 @@ def command(
 ) -> None:
     """Show what is kept on disk between runs, or clear it.
 
-    Kept inputs hold what the model made of your texts. They make later runs on the same texts start at once, and can be
+    Kept inputs are the keys and values of your texts. With them later runs on the same texts start at once. They can be
     removed at any time.
     """
     inputs = kept_inputs()

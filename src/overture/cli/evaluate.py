@@ -101,7 +101,7 @@ def command(
     name, rows, notices = _rows(prompt_store, manifest, task, data, split)
     if certainty and name == certainty.shares.source:
         raise ConfigError(
-            "the validation rows decide what is promised, so they cannot tell whether it holds",
+            "thresholds are computed from the validation rows, so they cannot be checked on these rows",
             where="--split",
             got="validation",
             wanted="other rows",
@@ -147,7 +147,7 @@ def _check_flags(output: Path | None, data: Path | None, split: str | None, keep
         raise ConfigError("FILE and --split exclude each other", fix="leave one of them out")
     if keeps_shares and not data and split != "validation":
         raise ConfigError(
-            "rows by which a prompt tells how sure it is cannot be its test rows",
+            "label shares must come from other rows than the test rows",
             where="--keep-shares",
             fix="name a FILE of other rows, or --split validation",
         )

@@ -64,7 +64,7 @@ def import_command(
     if (folder / MANIFEST_FILE).is_file():
         task_flags = {"--task": task, "--backbone": backbone, "--task-id": task_id, "--token": token}
         if useless_flags := [option for option, value in task_flags.items() if value is not None]:
-            what = "a prompt of a store says itself what it is for"
+            what = "these options are part of the prompt and cannot be set"
             raise ConfigError(
                 what, where=", ".join(useless_flags), wanted="--name and --store alone", fix="leave it out"
             )
@@ -89,7 +89,7 @@ def _import_adapter(
 
     if task is None:
         raise ConfigError(
-            "an adapter knows no template and no label words", where="--task", got="none", fix="--task TASK.yaml"
+            "an adapter contains no template and no label words", where="--task", got="none", fix="--task TASK.yaml"
         )
     tune_config(task)
     if not (folder / "adapter_config.json").is_file():

@@ -45,7 +45,7 @@ def command(
     """Write a task file from data, or from a task of lm-evaluation-harness."""
     if backbone and lm_eval:
         raise ConfigError(
-            "--backbone fits a template to a model; that of another project stays as it is",
+            "--backbone cannot be combined with --from-lm-eval, whose template is kept",
             got=backbone,
             fix="overture tune TASK --backbone MODEL uses the file with a model",
         )
@@ -60,7 +60,7 @@ def command(
     file = files[0] if files else None
     if files and len(files) > 1 and (file := pattern_of(files)) is None:
         raise ConfigError(
-            "these files are not the parts of one",
+            "these files are not the parts of one data file",
             got=", ".join(map(str, files[:5])),
             wanted="names that differ in numbers alone, such as train-1.csv and train-2.csv, and all of them",
             fix="name their folder, or one file",

@@ -112,7 +112,7 @@ def file_of(texts: Sequence[str]) -> Path | None:
         )
     if len(texts) > 1:
         raise DataError(
-            "a file stands alone",
+            "a file cannot be combined with other arguments",
             got=", ".join(texts)[:200],
             fix="predict each file by a command of its own; put texts into a file, or on standard input",
         )
@@ -161,7 +161,7 @@ def inputs_of(file: Path | None, texts: Sequence[str], tasks: Sequence[Task]) ->
 
 
 def inputs_of_arguments(texts: Sequence[str], tasks: Sequence[Task]) -> tuple[Inputs, Path | None]:
-    """The rows that arguments name or are, and the data file that holds them, if one does.
+    """The rows given as arguments (texts or media files) or in a data file, and that file if there is one.
 
     Raises:
         DataError: as `media_of`, `file_of` and `inputs_of`.
@@ -242,7 +242,7 @@ def _text_lines(raw: bytes, where: str) -> list[str]:
 
 
 def _of_lines(source: Source, lines: Sequence[str], tasks: Sequence[Task], name: str = "") -> Inputs:
-    """Each line as fields: a JSON object, or a plain text where every template has one field."""
+    """Parse lines into rows: each is a JSON object, or a plain text if every template has one field."""
     names = list(dict.fromkeys(name for task in tasks for name in task.columns))
     takes_text = all(len(task.columns) == 1 for task in tasks)
     inputs, name = Inputs(source, []), name or source

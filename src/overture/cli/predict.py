@@ -174,7 +174,7 @@ def _checked_ref(prompt: str | None) -> str:
 
 
 class _Rows:
-    """Asks the prompts about the rows, group by group, and counts what could not be predicted.
+    """Predicts the rows group by group, and counts those that cannot be predicted.
 
     Args:
         handles: the prompts, of one host.
@@ -276,7 +276,7 @@ class _Rows:
         return outcomes
 
     def tell_problems(self) -> None:
-        """Say how many rows could not be predicted, and why the first ones."""
+        """Print how many rows could not be predicted, and the reasons of the first ones."""
         if not self.problems:
             return
         outcome = "left out" if self.on_error == "skip" else "without an answer"

@@ -272,14 +272,14 @@ def alias_command(
 
     prompt_store = open_store(store)
     if is_removed and alias is not None:
-        raise StoreError("with --remove there is one argument", got=f"{prompt} {alias}", wanted=f"{prompt}@{alias}")
+        raise StoreError("--remove takes one argument", got=f"{prompt} {alias}", wanted=f"{prompt}@{alias}")
     name = parsed_ref(prompt).name
     if alias and "@" in alias:
         # Both arguments have the form of a reference to somebody who has just read `overture list`.
         first, second = parsed_ref(prompt), parsed_ref(alias)
         words = f"{alias} {first.alias or first.name}" if second.version else f"{prompt} {second.alias}"
         raise StoreError(
-            "the version stands first, then its name alone",
+            "the arguments are in the wrong order",
             got=f"overture alias {prompt} {alias}",
             wanted="overture alias NAME@VERSION ALIAS",
             fix=f"overture alias {words}",

@@ -56,7 +56,7 @@ def resume_command(
     where = where_of(flag_values)
     if where.on and kind not in ("tune", "search"):
         raise ConfigError(
-            "this run's work is not given to workers",
+            "a run of this kind cannot use workers",
             where="--on",
             got=f"a run of kind {kind}",
             wanted="seeds of a tuning run, or a search for trained prompts",

@@ -62,7 +62,7 @@ def search_command(
     request = resolved(HardRequest, task, flags, settings or [])
     if flag_values.of(Where).get("on") and request.search.form != "soft":
         raise ConfigError(
-            "only a search for trained prompts runs on workers",
+            "only a search for trained prompts can run on workers",
             where="--on",
             got=f"--form {request.search.form}: candidates of words are chosen by the rows that others were scored on, "
             "a few passes at a time, on one machine's kept texts",

@@ -101,7 +101,7 @@ def command(
 
         if key_file is None:
             raise ConfigError(
-                "a new key needs a file", where="--key-file", fix="name one, such as --key-file keys.json"
+                "a new key needs a key file", where="--key-file", fix="name one, such as --key-file keys.json"
             )
         secret = add_key(key_file, new_key, key_scope)
         emit({"name": new_key, "scope": key_scope, "key": secret}) if is_json else print(secret)
@@ -241,7 +241,7 @@ def _worker_options(options: ServerOptions, root: Path, model: str, revision: st
         return worker.model_copy(update={"vllm": _vllm_options(options, root), "slots": _VLLM_SLOTS})
     if options.vllm_url or options.vllm_prompts:
         flag = "--url" if options.vllm_url else "--vllm-prompts"
-        raise ConfigError("there is no vLLM server to be reached", where=flag, fix="add --engine vllm")
+        raise ConfigError("this option needs a vLLM server", where=flag, fix="add --engine vllm")
     return worker
 
 
@@ -259,7 +259,10 @@ def _vllm_options(options: ServerOptions, root: Path) -> "VllmOptions":
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.path or parts.query or parts.username:
         raise ConfigError(
-            "this is no address of a vLLM server", where="--url", got=url, wanted=f"such as {_VLLM_URL}, without a path"
+            "this is not the address of a vLLM server",
+            where="--url",
+            got=url,
+            wanted=f"such as {_VLLM_URL}, without a path",
         )
     try:
         folder.mkdir(parents=True, exist_ok=True)

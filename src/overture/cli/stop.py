@@ -9,7 +9,7 @@ from overture.cli.out import say
 
 
 class StopRequest:
-    """Within the block, the first SIGINT or SIGTERM is only noted; calling the object tells whether it came.
+    """Within the block, the first SIGINT or SIGTERM only sets a flag; calling the object returns the flag.
 
     Args:
         advice: what the user is told when it comes.

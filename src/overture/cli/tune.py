@@ -117,10 +117,10 @@ def where_of(flag_values: FlagValues) -> Where:
 def result_of(
     work: Callable[[Listener, Callable[[], bool]], Result], store: Path | None, is_json: bool, run: str = ""
 ) -> Result | StoppedRun:
-    """Do a run's work with its progress shown; Ctrl-C stops it where it can go on.
+    """Run the work of a run with its progress on screen; Ctrl-C stops it where it can be resumed.
 
     Args:
-        work: called with a listener and with what asks whether to stop.
+        work: called with a listener and a function that tells whether to stop.
         store: as the user gave it.
         is_json: how a full disk is told.
         run: the run's name, when it is known already.

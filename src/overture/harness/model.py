@@ -106,9 +106,7 @@ class OvertureLM(TemplateLM):  # type: ignore[misc]  # the harness has no types
         self.model = self.handle.model() if self.handle else PromptedModel(backbone)
         kind = backbone.family.kind
         if kind != "decoder":
-            raise BackboneError(
-                "the harness scores texts that go on, as a decoder's do", where=backbone.info.id, got=f"an {kind}"
-            )
+            raise BackboneError("the harness needs a decoder", where=backbone.info.id, got=f"an {kind}")
         self.tokenizer = backbone.text.tokenizer.inner
         length = self.handle.manifest.length if self.handle else 0
         self.max_length = min(max_length or backbone.info.max_length, backbone.info.max_length) - length
@@ -360,7 +358,7 @@ def _limits(options: dict[str, Any], eos: str | None) -> tuple[int, tuple[str, .
     is_sampling = limits.get("do_sample") and float(limits.get("temperature", 1.0) or 0.0) > 0
     if is_sampling or int(limits.get("num_beams", 1)) > 1:
         raise ConfigError(
-            "answers are written greedily",
+            "only greedy decoding is supported",
             where="generation_kwargs",
             got=", ".join(f"{key}={limits[key]}" for key in ("do_sample", "temperature", "num_beams") if key in limits),
             fix="--gen_kwargs do_sample=False,temperature=0",
@@ -409,7 +407,7 @@ def _check_prompt(handle: Handle) -> None:
     manifest, end = handle.manifest, (handle.backbone.text.tokenizer.eos_id or 0,)
     if manifest.place == "slots":
         raise ConfigError(
-            "the harness writes the text, and this prompt stands in slots of its own template",
+            "the harness does not use the template in whose slots this prompt stands",
             where=manifest.ref,
             fix="choose a prompt at before, memory or after",
         )
@@ -417,7 +415,7 @@ def _check_prompt(handle: Handle) -> None:
     (injection,) = handle.model().injections([Encoded.of_ids(0, end, end)])
     if injection is not None and injection.labels is not None:
         raise ConfigError(
-            "this prompt has a vector for each label of its own task, and says nothing of the harness's choices",
+            "this prompt scores only the labels of its own task, by a vector for each",
             where=manifest.ref,
             got=manifest.method,
             fix="overture eval, or a prompt trained with label words (prompt.labels: words; not warp)",

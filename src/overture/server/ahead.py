@@ -26,7 +26,7 @@ class _Waiting:
 
 
 class Ahead:
-    """Texts that are read before what is asked about them.
+    """Reads texts before their questions are asked.
 
     Args:
         host: the model and the kept texts.
@@ -46,13 +46,13 @@ class Ahead:
         return [job.request.id for job, _, _ in next(iter(self._waiting.values())).questions]
 
     def takes(self, job: Job, index: int, most: int, lane: Lane) -> bool:
-        """Whether a question waits here for its text.
+        """Start reading a question's text ahead, if it is long or continues a conversation; whether this was done.
 
         Args:
             job: the request.
             index: of the question.
-            most: texts of so many tokens are not long.
-            lane: where it goes when the text is read.
+            most: texts of at most so many tokens are not read ahead.
+            lane: the lane that gets the question when its text is read.
         """
         item = job.inquiry.items[index]
         if isinstance(item.question, TokenShares | Features) or item.handle.adapted.encoder:
@@ -103,7 +103,7 @@ class Ahead:
         return True
 
     def go_on(self, num: int) -> None:
-        """Read a piece of the next text; questions about one that is read go to their lanes."""
+        """Read a piece of the next text; when a text is complete, its questions go to their lanes."""
         key, waiting = next(iter(self._waiting.items()))
         waiting.reading.go_on(num)
         self._waiting.move_to_end(key)
@@ -125,7 +125,7 @@ class Ahead:
         self._heads.put(texts, _scope(item), ids, line.memory)
 
     def forget(self, request_id: str) -> None:
-        """Nobody waits for a request any more."""
+        """Drop the questions of a request, and texts that no other question needs."""
         for key, waiting in list(self._waiting.items()):
             waiting.questions = [question for question in waiting.questions if question[0].request.id != request_id]
             if not waiting.questions:

@@ -263,7 +263,7 @@ def _add_prompts(app: FastAPI, service: Service) -> None:
         try:
             version = await asyncio.to_thread(store.move_alias, ref, body.alias)
         except WrongName as wrong:
-            what = "no version can be called so"
+            what = "this is not a valid alias"
             raise Refused(400, "invalid_name", what, where="alias", got=wrong.got, wanted=wrong.wanted) from None
         return AliasReply(alias=f"{version.partition('@')[0]}@{body.alias}", prompt=version)
 

@@ -21,7 +21,7 @@ from overture.core.records.serving import (
 
 
 class Engine(Protocol):
-    """Answers requests; every failure is an event, so that a gateway turns it into a reply."""
+    """Answers requests. Failures are events, which the gateway turns into replies."""
 
     async def start(self) -> None:
         """Begin to work; requests wait until the engine is ready."""
@@ -61,7 +61,7 @@ class Engine(Protocol):
         ...
 
     def stats(self) -> EngineStats:
-        """How the engine is doing now."""
+        """The engine's current state and load."""
         ...
 
 

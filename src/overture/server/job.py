@@ -69,7 +69,7 @@ def job_of(request: Request, host: Host, handle_of: Callable[[str], Handle]) -> 
         UserError: what is asked cannot be answered.
     """
     if request.want != "answer" and len(request.prompts) != 1:
-        raise DataError("one prompt writes an answer", got=f"{len(request.prompts)} prompts")
+        raise DataError("a written answer needs exactly one prompt", got=f"{len(request.prompts)} prompts")
     handles = [handle_of(prompt) for prompt in request.prompts]
     if request.want == "embed":
         return _embedding(request, host, handles[0])
@@ -174,7 +174,7 @@ def _plain_row(handle: Handle, request: Request) -> tuple[Encoded, int]:
     is_in_front = isinstance(prompt, Injection) and prompt.places <= {"before", "memory"}
     if prompt is not None and not is_in_front:
         raise DataError(
-            "a text that is read as it is has no place for this prompt",
+            "echo and inputs of tokens need a prompt in front of the text",
             where=handle.manifest.ref,
             got=f"place {handle.manifest.place}",
             wanted="before or memory",
@@ -202,7 +202,7 @@ def _embedding(request: Request, host: Host, handle: Handle) -> Job:
     is_mean, text = request.pooling == "mean", handle.adapted.text.tokenizer
     if handle.prompt is not None:
         if is_mean and handle.manifest.place == "after":
-            what = "this prompt stands behind the text, whose states it does not change"
+            what = "a prompt behind the text does not change the states of the text"
             raise DataError(what, where=handle.manifest.ref, got="pooling mean", wanted="pooling last")
         encoded = host.encoded([Ask(handle, _fields(handle, request), source="row")])
     else:
@@ -218,7 +218,7 @@ def _within_schema(ask: EncodedAsk, schema: dict[str, Any]) -> EncodedAsk:
     backbone, parts = ask.handle.adapted, []
     for part in ask.parts:
         if not isinstance(part.target, Answer) or part.target.allowed is not None:
-            what = "this prompt writes answers of its own form"
+            what = "this prompt has an answer format of its own"
             raise DataError(what, where="response_format", got=ask.handle.task.kind, wanted="a prompt of free text")
         rule = OfSchema(schema, backbone.text.tokenizer, backbone.info.vocab_size)
         parts.append(replace(part, target=Answer(allowed=rule)))

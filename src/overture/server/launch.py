@@ -144,7 +144,7 @@ class Launcher:
     def _check_room(self) -> None:
         self._processes = {name: process for name, process in self._processes.items() if process.poll() is None}
         if len(self._processes) >= _MAX_RUNNING:
-            what, fix = "enough runs are running already", "wait until one has ended, or stop one"
+            what, fix = "too many runs are running already", "wait until one has ended, or stop one"
             raise Refused(409, "too_many_runs", what, where="run", wanted=f"{_MAX_RUNNING} at once", fix=fix)
 
     def _process(self, words: Sequence[str], output: Path, name: str) -> "subprocess.Popen[bytes]":

@@ -63,7 +63,7 @@ class Cluster(Record):
 
 
 def session_of(request: Request) -> str:
-    """By what a request finds its engine: its prompts; of the model alone by the tenant, whose texts it knows."""
+    """The key by which the hash ring chooses an engine: the prompts, or without a prompt the tenant."""
     return " ".join(filter(None, request.prompts)) or request.tenant or "-"
 
 

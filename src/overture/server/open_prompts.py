@@ -36,7 +36,7 @@ class OpenPrompts:
         return len(self._handles)
 
     def handle_of(self, prompt: str, request: Request | None = None) -> Handle:
-        """A prompt, or with an empty name the model alone, as a request asks it.
+        """The open prompt for a request; with an empty name the model without a prompt.
 
         Raises:
             UserError: there is no such prompt, or the model cannot answer under it.
@@ -53,7 +53,7 @@ class OpenPrompts:
         return self._handles[key]
 
     def put(self, name: str, handle: Handle, is_calibrated: bool = False) -> None:
-        """Have a prompt open under a name; others are closed where there is no room beside it."""
+        """Keep a prompt open under a name; the least recently used ones are closed if memory is short."""
         self._handles[name, is_calibrated] = handle
         self.num_bytes += _size_of(handle)
         while self.num_bytes > self.most_bytes and len(self._handles) > 1:

@@ -134,7 +134,7 @@ class Writer:
             what = f"{self.prompt.ref} writes no text, so there is no echo, no text in tokens and no response_format"
             raise Refused.invalid(what, where="model", got=self.prompt.kind)
         if most == 0 and not is_echoed:
-            raise Refused.invalid("nothing is asked for", where="max_tokens", got="0", wanted="echo")
+            raise Refused.invalid("max_tokens is 0 and nothing is echoed", where="max_tokens", got="0", wanted="echo")
         return self.visit.request(
             number,
             prompts=(self.prompt.ref,),
@@ -204,7 +204,7 @@ class Writer:
             Refused: several texts; or the engine's error.
         """
         if len(self.requests) > 1:
-            raise Refused.invalid("a stream has one text", where="prompt", wanted="one text")
+            raise Refused.invalid("a stream can have only one text", where="prompt", wanted="one text")
         answer, is_first = _Answer(self.prompt), True
         async for event in self._events(self.requests[0]):
             text = answer.add(event)
@@ -282,7 +282,7 @@ async def embeddings(service: Service, body: EmbeddingRequest, visit: Visit) -> 
     requests = []
     for number, text in enumerate(body.texts):
         if not isinstance(text, str) and prompt.ref:
-            what = f"{prompt.ref} shows a text in its template"
+            what = f"{prompt.ref} needs texts, which its template shows"
             raise Refused.invalid(what, where="input", got="tokens", wanted="texts")
         requests.append(
             visit.request(

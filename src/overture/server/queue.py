@@ -128,13 +128,13 @@ class _Lane:
         return is_within and len(self.unbegun) < _MOST_UNBEGUN
 
     def begin_s(self, tenant: str, cost: float, now: float, has_promise: bool = False) -> float:
-        """Seconds until a new request of a tenant begins: in a fair order no other gets more done before it.
+        """Estimated seconds until a new request of a tenant begins, under an order that is fair between tenants.
 
         Args:
             tenant: whose it is.
             cost: units of the request.
             now: the time.
-            has_promise: it comes for its place, before other places that are promised.
+            has_promise: whether the request was promised a place; it then goes before all promised places.
         """
         # Copies: metrics are read by other threads, too.
         ahead = [
@@ -161,7 +161,7 @@ class _Lane:
 
 
 class Queue:
-    """Which requests the model gets next.
+    """Decides which requests the model gets next.
 
     Args:
         clock: seconds that only grow.
@@ -186,10 +186,10 @@ class Queue:
         }
 
     def put(self, request: Request) -> float | None:
-        """Let a request wait, unless it would wait too long; then it is promised a place.
+        """Queue a request, or promise it a place if it would wait too long.
 
         Returns:
-            None where it is admitted; else the seconds after which it will be, when it comes again.
+            None if it is queued; else the seconds after which the same request will be admitted.
         """
         lane, cost, now = self._lanes["write" if request.want == "write" else "answer"], cost_of(request), self.clock()
         tenant, deadline_s = request.tenant, request.deadline_s or math.inf

@@ -62,7 +62,7 @@ class Served:
 
 
 class Registry:
-    """The prompts of a store, as keys may see them.
+    """The prompts of a store, limited to those that a key may use.
 
     Args:
         store: where they lie.
@@ -311,7 +311,7 @@ class Registry:
             raise Refused(400, "invalid_request", "tensors is not base64", where="tensors", got=str(error)) from None
         if not is_name(name):
             wanted = "1 to 64 of a-z 0-9 _ . -, a letter or digit first"
-            raise Refused(400, "invalid_name", "this is no name for a prompt", where="name", got=name, wanted=wanted)
+            raise Refused(400, "invalid_name", "this is not a valid name", where="name", got=name, wanted=wanted)
         if not key.may_use(name):
             raise Refused(403, "name_not_allowed", "the key may not use this name", where="name", got=name)
         for version in reversed(self.store.versions(name) if known_sha256 else ()):

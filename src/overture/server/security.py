@@ -89,7 +89,7 @@ def read_keys(path: Path) -> tuple[Key, ...]:
         raise ConfigError("there are no keys in the key file", where=str(path), fix=fix)
     if os.stat(path).st_mode & 0o077:
         raise ConfigError(
-            "others than its owner may read the key file",
+            "other users may read the key file",
             where=str(path),
             got=f"mode {os.stat(path).st_mode & 0o777:o}",
             wanted="mode 600",
@@ -292,7 +292,7 @@ class Guard:
             return None
         if method not in ("GET", "HEAD") and "origin" not in headers and "sec-fetch-site" not in headers:
             # A browser names the page that posts; what does not is not the browser that has the cookie.
-            what = "a request with a cookie does not say which page it comes from"
+            what = "a request with a cookie needs an Origin header"
             raise Refused(403, "origin_not_allowed", what, where="Origin")
         return self.sessions.key_of(headers["cookie"])
 
@@ -315,7 +315,7 @@ class Guard:
         scheme, _, secret = authorization.partition(" ")
         key = self.access.key_of(secret)
         if scheme.lower() != "bearer" or key is None:
-            what = "this is not a key of the server" if authorization else "the server wants a key"
+            what = "this is not a key of the server" if authorization else "the request has no key"
             raise Refused(401, "invalid_api_key", what, where="Authorization", wanted="Bearer KEY")
         return key
 

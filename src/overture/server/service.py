@@ -221,7 +221,7 @@ def _bare(name: str, body: SystemOneRequest, visit: Visit) -> Request:
     question = body.questions[name]
     labels = [*map(str, question.criteria or ())] or (["yes", "no"] if question.type == "noul" else [])
     if not 2 <= len(set(labels)) == len(labels):
-        what = "the model alone chooses between labels"
+        what = "the model alone needs labels to choose from"
         raise Refused.invalid(what, where=f"questions.{name}.criteria", wanted="two or more")
     described = question.criteria if isinstance(question.criteria, dict) else {}
     instructions = question.instructions or name.replace("_", " ")

@@ -91,7 +91,7 @@ class Worker:
 
     @property
     def _step_tokens(self) -> float:
-        """Tokens that others' answers can wait for, besides the time in which their next tokens are written."""
+        """Tokens that a step may read: in its time, less the time of writing answers in progress."""
         return self.tokens_per_s * max(self.options.step_s - self._writing_s, self.options.step_s / 4)
 
     @property
@@ -124,7 +124,7 @@ class Worker:
     # -- commands
 
     def do(self, command: Command) -> None:
-        """Take a command; what comes of it is in the next report."""
+        """Carry out a command; its outcome is in the next report."""
         if command.do == "ask":
             assert command.request is not None
             with self._failing([command.id]):
@@ -176,7 +176,7 @@ class Worker:
     # -- what vLLM answers
 
     def hear(self) -> None:
-        """Take what vLLM has sent; a server waits for it as for commands."""
+        """Take the pieces that vLLM has sent."""
         for piece in self.remote.take_pieces() if self.remote is not None else ():
             if piece.request_id in self._jobs:
                 with self._failing([piece.request_id]):
@@ -206,7 +206,7 @@ class Worker:
     # -- steps
 
     def step(self) -> None:
-        """Answer some labels, begin some answers, and write a token of each that is begun."""
+        """Run one step: answer some label questions, begin some answers, write one token of each answer in progress."""
         started = time.perf_counter()
         questions: list[tuple[Job, int]] = []
         # What is left of the time is the other lane's, so each is first in every second step.
@@ -245,7 +245,7 @@ class Worker:
         num_tokens: int,
         fits: Callable[[Job, int], bool] = lambda job, index: True,
     ) -> list[tuple[Job, int]]:
-        """The next questions of a lane: as many as others' answers can wait for, and as fit.
+        """Take the next questions of a lane, within the tokens of a step and within `fits`.
 
         Args:
             lane: the questions.

@@ -1,4 +1,4 @@
-"""Parts of pages that follow what happens: server-sent events that htmx puts in their place, and asks for again."""
+"""Live parts of pages: server-sent events with HTML, which htmx puts into the page."""
 
 import asyncio
 import time
@@ -36,7 +36,7 @@ class Shown(NamedTuple):
 def followed(
     request: Request, stamp: Callable[[], Hashable], render: Callable[[], Shown], least_s: float = 0.0
 ) -> StreamingResponse:
-    """A stream of a part of a page, sent whenever it has changed; it ends with what it shows, or with the server.
+    """A stream that sends a part of a page whenever it changes, until the part is over or the server stops.
 
     Args:
         request: the browser's.
