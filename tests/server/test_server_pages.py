@@ -335,7 +335,7 @@ def test_a_start_link_works_once(locked):
     token = gateway.sessions.link(gateway.access.keys[1])
     with gateway.client(**HTML) as client:
         shown = text_of(client.get("/"), 401)
-        assert "has no key" in shown
+        assert "needs a key" in shown
         assert "Sign out" not in shown
         entered = client.get(f"/enter?token={token}")
         assert entered.url.path == "/"

@@ -315,7 +315,7 @@ class Guard:
         scheme, _, secret = authorization.partition(" ")
         key = self.access.key_of(secret)
         if scheme.lower() != "bearer" or key is None:
-            what = "this is not a key of the server" if authorization else "the request has no key"
+            what = "this is not a key of the server" if authorization else "this server needs a key"
             raise Refused(401, "invalid_api_key", what, where="Authorization", wanted="Bearer KEY")
         return key
 
