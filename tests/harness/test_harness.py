@@ -291,7 +291,7 @@ def test_what_is_refused(home, prompts):
     with pytest.raises(ConfigError, match="not a batch size"):
         OvertureLM(backbone=tiny, batch_size="many")
     lm = OvertureLM(backbone=tiny)
-    with pytest.raises(ConfigError, match="greedily"):
+    with pytest.raises(ConfigError, match="greedy"):
         lm.generate_until(requests_of([("a", {"do_sample": True, "temperature": 0.7})]))
     with pytest.raises(DataError, match="longer than the model's context"):
         lm.generate_until(requests_of([("a", {"max_gen_toks": 100_000})]))

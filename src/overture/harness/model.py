@@ -407,7 +407,7 @@ def _check_prompt(handle: Handle) -> None:
     manifest, end = handle.manifest, (handle.backbone.text.tokenizer.eos_id or 0,)
     if manifest.place == "slots":
         raise ConfigError(
-            "the harness does not use the template in whose slots this prompt stands",
+            "this prompt stands in slots of its own template, which the harness does not use",
             where=manifest.ref,
             fix="choose a prompt at before, memory or after",
         )
@@ -415,7 +415,7 @@ def _check_prompt(handle: Handle) -> None:
     (injection,) = handle.model().injections([Encoded.of_ids(0, end, end)])
     if injection is not None and injection.labels is not None:
         raise ConfigError(
-            "this prompt scores only the labels of its own task, by a vector for each",
+            "this prompt has a vector for each label of its own task, so it cannot score other choices",
             where=manifest.ref,
             got=manifest.method,
             fix="overture eval, or a prompt trained with label words (prompt.labels: words; not warp)",
