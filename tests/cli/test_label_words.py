@@ -81,11 +81,11 @@ def test_every_assignment_is_climbed_to_where_no_single_word_helps():
     scores_NT = torch.zeros(12, 6)
     for number in range(3):
         scores_NT[labels_N == number, 3 + number] = 1.0
-    found = study._climbed([0, 1, 2], [[0, 3], [1, 4], [2, 5]], dict(enumerate("abcdef")), scores_NT, labels_N, 5)
+    found = study._hill_climbed([0, 1, 2], [[0, 3], [1, 4], [2, 5]], dict(enumerate("abcdef")), scores_NT, labels_N, 5)
     assert found == [3, 4, 5]
     alike = dict(enumerate("aaabbb"))
-    assert study._first_free([[0, 1], [2, 3]], alike) == [0, 3]
-    assert study._first_free([[0, 1], [2]], alike) is None
+    assert study._first_assignment([[0, 1], [2, 3]], alike) == [0, 3]
+    assert study._first_assignment([[0, 1], [2]], alike) is None
 
 
 def test_labels_that_share_their_only_word_are_told(task, overture):

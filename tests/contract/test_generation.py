@@ -64,13 +64,13 @@ def test_answers_are_those_of_a_plain_loop(backbone, case):
 def test_long_answers_outgrow_the_room_that_is_kept_for_them(backbone, monkeypatch):
     monkeypatch.setattr(generate, "_ROOM", 2)
     rows, rooms = make_rows("free text", (5, 0)), set()
-    filled = generate._filled
+    filled = generate._columns_in
 
     def watched(room, *rest):
         rooms.add(next(iter(room.values()))[0].shape[2])
         return filled(room, *rest)
 
-    monkeypatch.setattr(generate, "_filled", watched)
+    monkeypatch.setattr(generate, "_columns_in", watched)
     for case in ENTRIES:
         model = PromptedModel(backbone, make_prompt(case, backbone), InputCache(1 << 20))
         wanted = [expected(backbone, model.injections([row])[0], row, 24) for row in rows]
@@ -109,7 +109,7 @@ def test_an_answer_ends_before_a_stop_text(backbone, monkeypatch):
         wanted = [answer.split(stop)[0] for answer in full]
         assert model.generate(rows, 12, [stop]) == wanted
     # White space at the end of a stop text is part of it.
-    assert generate._cut(" Paris\nQ: ", ["Q: "]) == "Paris"
+    assert generate._cut_at_stop(" Paris\nQ: ", ["Q: "]) == "Paris"
     several = [full[0][6], full[1][3]]
     assert model.generate(rows, 12, several) == [a.split(several[0])[0].split(several[1])[0] for a in full]
 

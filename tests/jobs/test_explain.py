@@ -222,7 +222,7 @@ def test_leaving_out_nothing_changes_nothing():
 def test_the_vocabularys_shift_of_no_prompt_is_zero():
     backbone = backbone_of("llama")
     plain = PromptedModel(backbone)
-    rows = scorer_of("llama").shown(Candidate().wording, False).rows["validation"]
+    rows = scorer_of("llama").encoded(Candidate().wording, False).rows["validation"]
     assert not vocabulary_shift(plain, plain, rows, rows).any()
 
 
