@@ -24,7 +24,7 @@ from common import machine_facts, script_parser, start_facts
 from overture.core.files import write_json
 from overture.engine.captions import CaptionTower
 from overture.engine.load import caption_tower
-from overture.engine.operations import counted
+from overture.engine.operations import count_operations
 
 CONTEXT, LENGTH, BATCH, LETTERS = 77, 16, 32, "abcdefghijklmnopqrstuvwxyz."
 TOLERANCE = 1e-5
@@ -95,7 +95,7 @@ def measured(num_labels: int, repeats: int) -> dict[str, float]:
         "compact": lambda values: compact(tower, words, values),
         "padded": lambda values: padded(model, tower, words, values),
     }
-    with counted(tower.backbone) as counts:
+    with count_operations(tower.backbone) as counts:
         loss, gradient = step(ways["compact"], images, gold, context)
     their_loss, their_gradient = step(ways["padded"], images, gold, context)
     difference = float((gradient - their_gradient).abs().max() / their_gradient.abs().max())

@@ -21,7 +21,7 @@ from overture.data.shots import shot_ids
 from overture.engine.cache import InputCache
 from overture.engine.info import weights_digest
 from overture.engine.inputs import Inputs
-from overture.engine.operations import counted
+from overture.engine.operations import count_operations
 from overture.evaluate.probe import pooled_features
 from overture.evaluate.scoring import predict, score
 
@@ -96,7 +96,7 @@ def test_layer_and_pooling_are_chosen_on_validation_rows():
 def test_what_a_linear_head_read_is_kept_for_the_next():
     request = replace(make_request("bert"), cache=InputCache(1 << 24))
     built("linear", request, layer="search", penalties=[0.1])
-    with counted(request.backbone) as work:
+    with count_operations(request.backbone) as work:
         built("linear", request, layer="search", penalties=[0.1])
     assert work.flops == 0
 

@@ -10,7 +10,7 @@ import torch
 
 from fakes import backbone_of, make_inner_tokenizer
 from overture.core.errors import BackboneError, ConfigError, DataError
-from overture.engine.operations import counted
+from overture.engine.operations import count_operations
 from overture.engine.tokenizer import Tokenizer
 from overture.jobs.distil import cartridge as study
 from overture.jobs.distil.cartridge import Frame, cartridge, frame_of
@@ -72,7 +72,7 @@ def test_what_is_taught_is_what_the_model_says_with_the_piece(inside, backbone) 
 def test_a_piece_runs_once_for_all_talks_about_it(inside, backbone) -> None:
     talks = inside._talks("trained", 5)
     (text,) = {talk.teacher_row.input_ids for talk in talks}
-    with counted(backbone) as found:
+    with count_operations(backbone) as found:
         inside._readouts(talks)
     longest = max(len(talk.teacher_row.anchor_ids) + len(talk.teacher_row.answer_ids) - 1 for talk in talks)
     assert found.positions <= len(text) + len(talks) * longest

@@ -32,7 +32,7 @@ from overture.engine import load
 from overture.engine.backbone import Backbone
 from overture.engine.cache import InputCache
 from overture.engine.load import load_backbone
-from overture.engine.operations import counted
+from overture.engine.operations import count_operations
 from overture.engine.prompted import PromptedModel, RowPrompts
 from overture.prompt.build import build_prompt
 from overture.prompt.captions import zero_shot
@@ -88,7 +88,7 @@ def test_a_step_on_a_hundred_labels_runs_a_tenth_of_the_padded_tokens():
     model.warm(rows)
     tower = backbone.captions
     assert tower is not None
-    with counted(tower.backbone) as counts, counted(backbone) as of_both:
+    with count_operations(tower.backbone) as counts, count_operations(backbone) as of_both:
         losses = torch.stack(model.ask(rows, Losses()))
     (gradient,) = torch.autograd.grad(losses.sum(), [values])
     theirs_BC = padded_logits(clip_reference_of(torch.float32), rows, NAMES, values, "x " * 16 + "{}")
@@ -141,7 +141,7 @@ def test_what_is_stored_needs_no_tower_of_texts_to_run(method, place, options, k
     expected = PromptedModel(backbone, prompt).ask(rows, LabelScores())
     tower = backbone.captions
     assert tower is not None
-    with counted(tower.backbone) as counts:
+    with count_operations(tower.backbone) as counts:
         assert torch.equal(torch.stack(PromptedModel(backbone, stored).ask(rows, LabelScores())), torch.stack(expected))
     assert counts.positions == 0
 

@@ -13,7 +13,7 @@ from overture.engine import beginnings
 from overture.engine.answerer import LocalAnswerer
 from overture.engine.beginnings import runs_once, with_shared_beginnings
 from overture.engine.inputs import Inputs
-from overture.engine.operations import counted
+from overture.engine.operations import count_operations
 from overture.engine.prompted import PromptedModel
 
 NUM_INPUTS = (5, 9, 0, 2, 7, 4, 6, 3)
@@ -58,7 +58,7 @@ def measured(backbone, monkeypatch, rows, injections) -> list[tuple[list[torch.T
     for worth in (1, 10**9):
         monkeypatch.setattr(beginnings, "_WORTH_TOKENS", worth)
         monkeypatch.setattr(beginnings, "_WORTH_HEAD", worth)
-        with counted(backbone) as operations:
+        with count_operations(backbone) as operations:
             losses = LocalAnswerer(backbone).losses(rows, injections)
         gradients = torch.autograd.grad(losses.square().sum(), values)
         results.append(([losses, *gradients], operations.positions))
@@ -137,7 +137,7 @@ def columns_of(backbone, texts, monkeypatch) -> list[tuple[list[torch.Tensor], f
     results = []
     for worth in (1, 10**9):
         monkeypatch.setattr(beginnings, "_WORTH_HEAD", worth)
-        with counted(backbone) as operations, torch.no_grad():
+        with count_operations(backbone) as operations, torch.no_grad():
             columns = Inputs(backbone, None, max_tokens=10**6).columns(texts)
         sides = [torch.stack([side[layer] for layer in sorted(side)]) for side in (columns.keys, columns.values)]
         results.append((sides, operations.positions))

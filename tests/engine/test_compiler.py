@@ -13,7 +13,7 @@ from overture.engine.backbone import Backbone
 from overture.engine.cache import InputCache
 from overture.engine.cohort import Cohort
 from overture.engine.info import weights_digest
-from overture.engine.operations import counted
+from overture.engine.operations import count_operations
 from overture.engine.prompted import PromptedModel
 from overture.engine.step import Step
 
@@ -72,7 +72,7 @@ def test_scores_answers_and_counts_are_those_of_plain_layers():
     assert counter.frame_count
     work = []
     for model in (compiled_model, plain):
-        with counted(model.backbone) as operations:
+        with count_operations(model.backbone) as operations:
             model.label_scores(rows)
         work.append((operations.flops, operations.positions))
     assert work[0] == work[1]

@@ -9,7 +9,7 @@ from fakes import SEQ2SEQ, backbone_of, log_loss, make_backbone
 from overture.core.injection import Injection, LayerMemory, Memory, Vectors
 from overture.core.rows import Answer, Encoded
 from overture.engine.cache import InputCache
-from overture.engine.operations import counted
+from overture.engine.operations import count_operations
 from overture.engine.prompted import PromptedModel
 
 ROWS = [Encoded.of_ids(n, tuple(range(10 + n, 40 + n)), (5, 6), Answer((7, 8, 9))) for n in range(4)]
@@ -33,7 +33,7 @@ def prompt(backbone, place: str) -> Injection:
 def test_against_torchs_counter(family: str, place: str) -> None:
     backbone = backbone_of(family)
     model = PromptedModel(backbone, prompt(backbone, place))
-    with counted(backbone) as found:
+    with count_operations(backbone) as found:
         forward = log_loss(model, ROWS)
         after_forward = found.flops
         model.loss(ROWS)
@@ -52,7 +52,7 @@ def test_against_torchs_counter(family: str, place: str) -> None:
 def test_positions_and_kept_inputs() -> None:
     backbone = backbone_of("llama")
     kept = PromptedModel(backbone, prompt(backbone, "after"), InputCache())
-    with counted(backbone) as found:
+    with count_operations(backbone) as found:
         kept.warm(ROWS)
         assert found.positions == sum(len(row.input_ids) for row in ROWS)
         before = found.positions
@@ -72,17 +72,17 @@ def test_texts_of_encoder_decoders_cost_their_encoder_once(
     # The start tokens, and the answer but for its last token.
     num_live = len(backbone.info.start_ids) + 2
     at_before, at_after = [PromptedModel(backbone, prompt(backbone, place), InputCache()) for place in SIDES]
-    with counted(backbone) as found:
+    with count_operations(backbone) as found:
         at_before.loss(ROWS)
     assert found.layer_positions == 4 * ((32 + 5) * num_encoder + num_live * num_decoder)
     assert found.positions == found.layer_positions / (num_encoder + num_decoder)
-    with counted(backbone) as kept:
+    with count_operations(backbone) as kept:
         at_after.warm(ROWS)
     assert kept.layer_positions == 4 * 32 * num_encoder
     # Four maps of attention, those behind it, and two for each decoder layer to what it reads; the hidden size is 32.
     matrices = (4 * 32 * width + num_maps * 32 * 48) * num_encoder + 2 * 32 * width * num_decoder
     assert kept.flops == 4 * 32 * (2 * matrices + 4 * width * 32 * num_encoder)
-    with counted(backbone) as found:
+    with count_operations(backbone) as found:
         at_after.loss(ROWS)
     assert found.layer_positions == 4 * num_live * num_decoder
 
@@ -92,7 +92,7 @@ def test_late_prompts_enter_the_upper_layers_only() -> None:
     values = torch.randn(3, backbone.info.hidden_size, requires_grad=True)
     model = PromptedModel(backbone, Injection(Vectors(values, "before", layer=2)), InputCache())
     model.warm(ROWS)
-    with counted(backbone) as found:
+    with count_operations(backbone) as found:
         model.loss(ROWS)
     # 32 text tokens, 2 of the answer, 3 of the prompt, through one of three layers.
     assert found.positions == pytest.approx(4 * 37 / 3)
@@ -101,10 +101,10 @@ def test_late_prompts_enter_the_upper_layers_only() -> None:
 def test_trained_weights_cost_a_half_more() -> None:
     backbone = make_backbone("llama")
     model = PromptedModel(backbone, prompt(backbone, "before"))
-    with counted(backbone) as frozen:
+    with count_operations(backbone) as frozen:
         model.loss(ROWS)
     backbone.model.requires_grad_(True)
-    with counted(backbone) as trained:
+    with count_operations(backbone) as trained:
         model.loss(ROWS)
     matrices = sum(v.numel() for layer in backbone.layers for v in layer.parameters() if v.dim() > 1)
     assert trained.flops - frozen.flops == pytest.approx(2 * matrices * frozen.positions)
@@ -112,7 +112,7 @@ def test_trained_weights_cost_a_half_more() -> None:
 
 def test_nothing_stays_behind() -> None:
     backbone = backbone_of("llama")
-    with counted(backbone) as found:
+    with count_operations(backbone) as found:
         pass
     log_loss(PromptedModel(backbone), ROWS)
     assert found.flops == 0

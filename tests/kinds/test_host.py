@@ -14,7 +14,7 @@ from overture.data.encode import Encoder
 from overture.data.task import Task
 from overture.engine.backbone import Backbone
 from overture.engine.lora import LoraOptions, with_lora
-from overture.engine.operations import counted
+from overture.engine.operations import count_operations
 from overture.engine.prompted import PromptedModel
 from overture.evaluate import host as host_module
 from overture.evaluate.facts import backbone_ref
@@ -142,7 +142,7 @@ def test_rows_are_encoded_once_and_texts_run_once(tmp_path, monkeypatch):
         return encode(encoder, rows, *args, **options)
 
     monkeypatch.setattr(Encoder, "encode", counting)
-    with counted(host.backbone) as operations:
+    with count_operations(host.backbone) as operations:
         replies = host.answer([Ask(handle, row) for row in rows for handle in handles])
     assert len({reply.result().shares for reply in replies}) > 1000
     assert sum(num_encoded) == 1000

@@ -128,7 +128,7 @@ class LocalAnswerer:
         losses: list[Tensor] = []
         for part in self._parts(rows, injections, pass_key):
             numbers += part.numbers
-            batch, reader = self._read(part)
+            batch, reader = self._batch_of(part)
             part_losses = reader.losses(batch)
             if with_vector_targets:
                 part_losses = part_losses + _prompt_losses(batch)
@@ -186,7 +186,7 @@ class LocalAnswerer:
 
     # -- the forward pass
 
-    def _read(self, part: _Part) -> tuple[Batch, Reader]:
+    def _batch_of(self, part: _Part) -> tuple[Batch, Reader]:
         reader = reader_of(part.rows[0].target, part.injections[0])
         if self._has_kept_states(part):
             hidden, layout = self._kept_states(part)
@@ -246,15 +246,15 @@ class LocalAnswerer:
     # -- replies to each question about rows that share a pass
 
     def _label_scores(self, part: _Part, question: LabelScores) -> list[Tensor]:
-        batch, reader = self._read(part)
+        batch, reader = self._batch_of(part)
         return [scores.cpu() for scores in reader.label_scores(batch)]
 
     def _mark_scores(self, part: _Part, question: MarkScores) -> list[Tensor]:
-        batch, reader = self._read(part)
+        batch, reader = self._batch_of(part)
         return [logits.cpu() for logits in reader.mark_scores(batch)]
 
     def _readouts(self, part: _Part, question: Readouts) -> list[Readout]:
-        batch, reader = self._read(part)
+        batch, reader = self._batch_of(part)
         return reader.readouts(batch)
 
     def _likelihoods(self, part: _Part, question: Likelihoods) -> list[list[Likelihood]]:

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
 
 from overture.core.injection import Injection, LayerMemory, Memory, Vectors
 from overture.core.rows import Answer, Element, Encoded, OneOf, segments_of
@@ -161,7 +160,12 @@ def _common_head(texts: Sequence[Sequence[Element]]) -> tuple[int, ...]:
 
 def _run(backbone: Backbone, beginnings: Sequence[_Beginning]) -> list[LayerMemory]:
     """The memories of beginnings of one shape: the prompt's memory, its vectors, then the texts' first tokens."""
-    live = torch.stack([_entering_vectors(backbone, beginning) for beginning in beginnings])
+    rows = []
+    for beginning in beginnings:
+        vectors = [beginning.vectors.values.to(backbone.device, backbone.dtype)] if beginning.vectors else []
+        rows.append(torch.cat([*vectors, *([backbone.embed(list(beginning.head))] if beginning.head else [])]))
+    # [J, P + L, D], for J beginnings.
+    live = torch.stack(rows)
     memories = [beginning.memory for beginning in beginnings]
     num_columns = memories[0].length if memories[0] else 0
     positions = torch.arange(num_columns, num_columns + live.shape[1], device=backbone.device).expand(live.shape[:2])
@@ -172,12 +176,6 @@ def _run(backbone: Backbone, beginnings: Sequence[_Beginning]) -> list[LayerMemo
         _concatenated(memory, new_memory) if memory else new_memory
         for memory, new_memory in zip(memories, new_memories, strict=True)
     ]
-
-
-def _entering_vectors(backbone: Backbone, beginning: _Beginning) -> Tensor:
-    """Vectors that enter the first layer, [P + L, D]."""
-    vectors = [beginning.vectors.values.to(backbone.device, backbone.dtype)] if beginning.vectors else []
-    return torch.cat([*vectors, *([backbone.embed(list(beginning.head))] if beginning.head else [])])
 
 
 def _concatenated(memory: LayerMemory, new_memory: LayerMemory) -> LayerMemory:

@@ -40,7 +40,7 @@ def check_compiler(device: torch.device, backend: Backend) -> None:
         BackboneError: nothing can be compiled for this device.
     """
     try:
-        torch.compile(_sine_product, fullgraph=True, backend=backend)(torch.ones(8, device=device))
+        torch.compile(lambda value: value.sin() * value, fullgraph=True, backend=backend)(torch.ones(8, device=device))
     except (RuntimeError, OSError, ImportError) as error:
         needs = "a C++ compiler" if device.type == "cpu" else "Triton and a C compiler"
         lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
@@ -51,10 +51,6 @@ def check_compiler(device: torch.device, backend: Backend) -> None:
             wanted=f"what torch.compile needs for {device.type}: {needs}",
             fix="install it (for a CPU: g++ or clang++, named by CXX if it is not found), or leave out compile_layers",
         ) from error
-
-
-def _sine_product(value: torch.Tensor) -> torch.Tensor:
-    return value.sin() * value
 
 
 def _call_layer(layer: torch.nn.Module, args: tuple[Any, ...], keywords: dict[str, Any]) -> Any:

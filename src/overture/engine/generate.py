@@ -170,7 +170,8 @@ class _Search:
             owner = [row for row, _ in live]
             token = torch.tensor([beam.ids[-1] for _, beam in live], device=logits.device)
             logits = self.backbone.head(continuation.next(token))
-        return [self._best_answer(beams) for beams in self.beams]
+        finals = [row.finished[0][1] if row.finished else (row.running or [_Beam((), 0.0)])[0] for row in self.beams]
+        return [answer_of(self.backbone, beam, self.stop) for beam in finals]
 
     def _step(self, row: int, beams: _Beams, shares: Tensor, length: int) -> None:
         running: list[_Beam] = []
@@ -209,10 +210,6 @@ class _Search:
             else:
                 beams.finish(beam, max(length - 1, 1))
         return masked
-
-    def _best_answer(self, beams: _Beams) -> Written:
-        best = beams.finished[0][1] if beams.finished else (beams.running or [_Beam((), 0.0)])[0]
-        return answer_of(self.backbone, best, self.stop)
 
 
 # -- token after token

@@ -50,7 +50,7 @@ class Operations:
 
 
 @contextmanager
-def counted(backbone: Backbone) -> Iterator[Operations]:
+def count_operations(backbone: Backbone) -> Iterator[Operations]:
     """Count what the backbone computes while the block runs; one block at a time."""
     counts = Operations(len(backbone.all_layers))
 

@@ -205,7 +205,10 @@ def joined(tensor_parallel: int, is_sharded: bool, device: str) -> Iterator[Rank
             dist.init_process_group(backend, timeout=timedelta(seconds=_TIMEOUT_S))
             yield Ranks(launch, tensor_parallel, is_sharded, kind)
     except OvertureError as error:
-        _leave_reason(launch, error)
+        if not launch.is_first and not isinstance(error, LostProcess):
+            # The first process reads the reason, see `lost_process_named`.
+            with contextlib.suppress(Exception):
+                _messages().set(_REASON, f"process {launch.rank}: {error.what} {error.got}".strip())
         raise
     finally:
         with contextlib.suppress(Exception):
@@ -242,14 +245,6 @@ def _messages() -> "TCPStore":
     from torch._C._distributed_c10d import TCPStore
 
     return TCPStore(address, port, is_master=False, wait_for_workers=False, timeout=timedelta(seconds=_REASON_S))
-
-
-def _leave_reason(launch: Launch, error: OvertureError) -> None:
-    """Store the reason why this process ends, for the others to read."""
-    if launch.is_first or isinstance(error, LostProcess):
-        return
-    with contextlib.suppress(Exception):
-        _messages().set(_REASON, f"process {launch.rank}: {error.what} {error.got}".strip())
 
 
 def _reason() -> str:

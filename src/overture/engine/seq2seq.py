@@ -135,23 +135,14 @@ def _encoder_columns(inputs: Inputs, rows: Sequence[Encoded], injections: Inject
     if cached_rows:
         columns.append(inputs.columns([_encoder_text(rows[index], reads_words) for index in cached_rows]))
     if prompted_rows:
-        columns.append(
-            _under_prompts(
-                inputs,
-                [_encoder_row(rows[index], reads_words) for index in prompted_rows],
-                [parts[index] for index in prompted_rows],
-            )
-        )
+        encoder = inputs.backbone.encoder
+        assert encoder is not None
+        encoder_rows = [_encoder_row(rows[index], reads_words) for index in prompted_rows]
+        encoder_inputs = Inputs(encoder, inputs.cache, inputs.max_tokens)
+        a_pass = prepared(encoder_inputs, encoder_rows, [parts[index] for index in prompted_rows], answer_layout)
+        hidden = encoder.run(a_pass.live, a_pass.step, a_pass.layer)
+        columns.append(inputs.backbone.cross_columns_of(hidden, a_pass.layout.valid))
     return columns[0] if len(columns) == 1 else _in_batch_order(columns, [*cached_rows, *prompted_rows])
-
-
-def _under_prompts(inputs: Inputs, rows: Sequence[Encoded], parts: Injections) -> Columns:
-    encoder = inputs.backbone.encoder
-    assert encoder is not None
-    encoder_pass = prepared(Inputs(encoder, inputs.cache, inputs.max_tokens), rows, parts, answer_layout)
-    return inputs.backbone.cross_columns_of(
-        encoder.run(encoder_pass.live, encoder_pass.step, encoder_pass.layer), encoder_pass.layout.valid
-    )
 
 
 def _in_batch_order(parts: Sequence[Columns], order: Sequence[int]) -> Columns:

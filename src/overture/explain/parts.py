@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from overture.core.contracts import LabelScores
-from overture.core.injection import Injection, LayerMemory, Memory, Vectors
+from overture.core.injection import Injection, Memory, Vectors
 from overture.core.records.explain import Mean
 from overture.core.rows import Encoded
 from overture.engine.answerer import LocalAnswerer
@@ -35,7 +35,10 @@ def without_columns(prompt: Injection, left_out: Sequence[int]) -> Injection | N
     vectors = prompt.vectors and _vectors_without(prompt.vectors, [n for n in left_out if n < num_vectors])
     memory = prompt.memory
     if memory and (columns := [n - num_vectors for n in left_out if n >= num_vectors]):
-        memory = Memory(_memory_without(memory.memory, columns), memory.place)
+        keys, weights = memory.memory.keys, memory.memory.weights
+        weights = keys.new_ones(keys.shape[0], memory.length) if weights is None else weights.clone()
+        weights[:, columns] = 0.0
+        memory = Memory(replace(memory.memory, weights=weights), memory.place)
     reduced = replace(prompt, vectors=vectors, memory=memory)
     return reduced if vectors or memory or reduced.labels is not None or reduced.offset is not None else None
 
@@ -57,15 +60,6 @@ def _vectors_without(vectors: Vectors, left_out: Sequence[int]) -> Vectors | Non
         split[num_before] = 1
     targets = ()
     return replace(vectors, values=vectors.values[remaining], split=split, targets=targets)
-
-
-def _memory_without(memory: LayerMemory, left_out: Sequence[int]) -> LayerMemory:
-    weights = memory.weights
-    if weights is None:
-        weights = memory.keys.new_ones(memory.keys.shape[0], memory.length)
-    weights = weights.clone()
-    weights[:, list(left_out)] = 0.0
-    return replace(memory, weights=weights)
 
 
 @torch.no_grad()

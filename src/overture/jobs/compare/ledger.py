@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from overture.core.meter import Meter
 from overture.core.records.cells import Account, Accounts, Ledger
 from overture.engine.backbone import Backbone
-from overture.engine.operations import Operations, counted
+from overture.engine.operations import Operations, count_operations
 from overture.jobs.compare.energy import energy_meter
 
 
@@ -38,7 +38,7 @@ class CostMeter:
     def counting(self, backbone: Backbone) -> Iterator[None]:
         """Count what a model computes while the block runs."""
         assert self._operations is None
-        with counted(backbone) as operations:
+        with count_operations(backbone) as operations:
             self._operations = operations
             try:
                 yield
