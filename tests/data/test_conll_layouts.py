@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from reading import noticed, problems_of, table_of_file
 
 from overture.data.formats.options import FileOptions
-from overture.data.read import read_table
+from overture.data.read import read_table, scan
 
 
 def read(tmp_path, text, name="a.conll", **options):
@@ -42,6 +42,15 @@ def test_blank_lines_of_tabs_and_missing_cells(tmp_path):
         ("b.conll:2", "a tag without a token"),
         ("b.conll:3", "a token without a tag"),
     ]
+
+
+def test_a_sentence_that_lacks_a_word_is_no_row(tmp_path):
+    path = tmp_path / "a.conll"
+    path.write_text("a X\nb\nc X\n\nd X\n")
+    problems = []
+    table = scan(path, problems, FileOptions())
+    assert [row["tokens"] for row in table.rows] == [["d"]]
+    assert [problem.where.rpartition(":")[2] for problem in problems] == ["2"]
 
 
 GERMEVAL = "#\thttp://x [2010]\n1\tAnna\tB-PER\tO\n2\tReid\tI-PER\tB-LOC\n\n#\thttp://y\n1\tCork\tB-LOC\tO\n"

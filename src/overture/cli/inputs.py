@@ -3,7 +3,7 @@
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -184,7 +184,7 @@ def with_problems(inputs: Inputs, tasks: Sequence[Task]) -> Inputs:
         if index in inputs.problems:
             continue
         by_task = [row_problems(task, row, with_answer=False) for task in tasks]
-        problems = list(dict.fromkeys(problem for problems in by_task for problem in problems))
+        problems = _without_settings(dict.fromkeys(problem for problems in by_task for problem in problems))
         if all(by_task):
             inputs.problems[index] = problems
         else:
@@ -200,8 +200,7 @@ def _of_file(path: Path, tasks: Sequence[Task]) -> Inputs:
             return _of_lines("file", _text_lines(raw, str(path)), tasks, str(path))
     problems: list[Problem] = []
     table = scan(path, problems, other_options(path, task.data))
-    # Options of task files cannot be set by a command on a file.
-    problems = [replace(problem, setting="") for problem in problems]
+    problems = _without_settings(problems)
     lines = {line: problem for problem in problems if (line := _line_of(problem, path)) is not None}
     if len(lines) < len(problems) or _is_cut_off(path, table, lines):
         raise DataError("the data cannot be read", where=str(path), problems=problems)
@@ -213,6 +212,11 @@ def _of_file(path: Path, tasks: Sequence[Task]) -> Inputs:
     notices = [notice.model_copy(update=advice) if notice.setting else notice for notice in table.notices]
     by_index = {index: [lines[row.line]] for index, (row, is_bad) in enumerate(rows) if is_bad}
     return Inputs("file", [row for row, _ in rows], by_index, notices=notice_texts(notices))
+
+
+def _without_settings(problems: Iterable[Problem]) -> list[Problem]:
+    """The problems without advice on options of task files, which a command on a file cannot set."""
+    return [replace(problem, setting="") for problem in problems]
 
 
 def _line_of(problem: Problem, path: Path) -> int | None:

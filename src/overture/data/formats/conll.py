@@ -111,8 +111,9 @@ def _layout(sentences: Sequence[_Lines]) -> _Layout:
 
 
 def _token_lines(sentence: _Lines, width: int, last: int, layout: _Layout, source: Source) -> list[list[str]]:
-    """The columns of the lines that hold a token and its tag; other lines are problems, or told."""
+    """The columns of the lines that hold a token and its tag; none if a line is wrong, since the sentence lacks a word."""
     rows = []
+    num_problems = len(source.problems)
     for number, columns in sentence:
         if layout.name == "CoNLL-U" and _PART.fullmatch(columns[0]):
             done = "left out: their words stand behind them"
@@ -126,7 +127,7 @@ def _token_lines(sentence: _Lines, width: int, last: int, layout: _Layout, sourc
             source.problem(number, "a token without a tag" if columns[layout.token] else "a tag without a token")
         else:
             rows.append(columns)
-    return rows
+    return rows if len(source.problems) == num_problems else []
 
 
 def _from_brackets(cells: Sequence[str]) -> list[str]:

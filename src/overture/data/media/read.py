@@ -177,7 +177,8 @@ def _of_file(name: str, modality: Modality, root: Path | None, where: str) -> Me
                     _checked.add(state, media.digest, media.rate)
         return _known[state]
     except _Outside:
-        return Problem(shown_name, f"it lies outside of {root}", "set data.root to the folder that holds all files")
+        setting = "or set data.root to the folder that holds all files"
+        return Problem(shown_name, f"it lies outside of {root}", "move it there", setting)
     except FileNotFoundError:
         return Problem(shown_name, "no such file", f"named in {where}" if where else "")
     except OSError as error:
