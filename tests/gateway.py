@@ -13,9 +13,9 @@ from typing import Any
 
 from starlette.testclient import TestClient
 
+from fake_engine import FakeEngine
 from overture.core.records.serving import Command, Request
 from overture.server.app import application
-from overture.server.engine import FakeEngine
 from overture.server.front import Front
 from overture.server.listen import bound_socket, uvicorn_server
 from overture.server.registry import Registry

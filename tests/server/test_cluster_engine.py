@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from fake_engine import FakeEngine
 from overture.core.errors import ArtifactError, NotReady
 from overture.core.records.serving import ErrorEvent, Event, Request, WorkerOptions
-from overture.server.engine import FakeEngine
 from overture.server.on_ray import Cluster, ClusterEngine, session_of
 
 

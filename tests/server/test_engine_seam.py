@@ -2,8 +2,8 @@
 
 import asyncio
 
+from fake_engine import FakeEngine
 from overture.core.records.serving import EVENTS, DoneEvent, ErrorEvent, Request
-from overture.server.engine import FakeEngine
 
 
 async def events_of(engine, request):

@@ -92,8 +92,6 @@ class Capabilities:
 
     def _check_length(self, row: Encoded, injection: Injection | None, question: Question[Any]) -> None:
         length = injection.length if injection else 0
-        if isinstance(question, TokenShares) and self.kind != "decoder":
-            raise self._refused("only a decoder predicts the tokens that it reads", "choose a decoder with --backbone")
         is_written = isinstance(question, Answers | Continuations)
         num_written = (
             question.max_new_tokens if isinstance(question, Answers | Continuations) else row.target.num_tokens

@@ -37,10 +37,7 @@ def gcg(scorer: TextScorer, length: int, steps: int, random: Random) -> Candidat
     best = Candidate(text=tokenizer.decode(ids), origin="gcg")
     best_loss = _loss(scorer, best, rows)
     for _ in range(steps):
-        slope_PD, values_PD = slope_of_tokens(scorer, ids, rows)
-        table_VD = scorer.backbone.embed(range(scorer.backbone.info.vocab_size))
-        # First order: how much the loss falls when a token takes another's place.
-        gains_PV = (slope_PD * values_PD).sum(-1, keepdim=True) - slope_PD @ table_VD.T
+        gains_PV = gains_of_swaps(scorer, ids, rows)
         gains_PV[:, sorted(tokenizer.special_ids)] = float("-inf")
         top_PK = gains_PV.topk(min(_TOP, gains_PV.shape[1])).indices.tolist()
         for _ in range(_WIDTH):
@@ -54,6 +51,13 @@ def gcg(scorer: TextScorer, length: int, steps: int, random: Random) -> Candidat
                 best, best_loss = candidate, loss
         ids = tokenizer.encode_plain(best.text)
     return best if best_loss < float("inf") else None
+
+
+def gains_of_swaps(scorer: TextScorer, ids: list[int], rows: list[Encoded]) -> Tensor:
+    """By how much, to first order, the rows' mean loss falls if a token of the vocabulary takes a place, [P, V]."""
+    slope_PD, values_PD = slope_of_tokens(scorer, ids, rows)
+    table_VD = scorer.backbone.embed(range(scorer.backbone.info.vocab_size))
+    return (slope_PD * values_PD).sum(-1, keepdim=True) - slope_PD @ table_VD.T
 
 
 def slope_of_tokens(scorer: TextScorer, ids: list[int], rows: list[Encoded]) -> tuple[Tensor, Tensor]:

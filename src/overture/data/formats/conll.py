@@ -111,7 +111,7 @@ def _layout(sentences: Sequence[_Lines]) -> _Layout:
 
 
 def _token_lines(sentence: _Lines, width: int, last: int, layout: _Layout, source: Source) -> list[list[str]]:
-    """The columns of the lines that hold a token and its tag; none if a line is wrong, since the sentence lacks a word."""
+    """The columns of the lines that hold a token and its tag; none if a line is wrong and the sentence lacks a word."""
     rows = []
     num_problems = len(source.problems)
     for number, columns in sentence:

@@ -9,7 +9,7 @@ import torch
 
 from overture.core.contracts import Readouts
 from overture.core.records.hard import Candidate
-from overture.hard.gcg import slope_of_tokens
+from overture.hard.gcg import gains_of_swaps
 from overture.hard.proposer import Ask
 from overture.hard.proposers.own import behind
 
@@ -27,16 +27,14 @@ class Gradient:
         if not instructions:
             return []
         candidate, scorer = instructions[0], ask.scorer
-        backbone, tokenizer = scorer.backbone, scorer.backbone.text.tokenizer
+        tokenizer = scorer.backbone.text.tokenizer
         text = scorer.text_of(candidate)
         ids = text.after_ids
         all_rows = scorer.rows(candidate, "train")
         rows = [all_rows[number] for number in ask.random.sample(range(len(all_rows)), min(_ROWS, len(all_rows)))]
-        slope_PD, values = slope_of_tokens(scorer, ids, rows)
         special = torch.tensor(sorted(tokenizer.special_ids))
         with torch.no_grad():
-            table_VD = backbone.embed(range(backbone.info.vocab_size))
-            gain_PV = -(slope_PD @ table_VD.T) + (slope_PD * values).sum(-1, keepdim=True)
+            gain_PV = gains_of_swaps(scorer, ids, rows)
             fluency_PV = self._fluency(ask, candidate, ids)
             scale = gain_PV.std()
             gain_PV[:, special] = float("-inf")
