@@ -63,7 +63,7 @@ def can_have_head(
     return prompt is None or (prompt.vectors is None and prompt.offset is None and prompt.places <= {"memory"})
 
 
-class Reading:
+class PiecewiseReading:
     """A text that is read in pieces.
 
     Args:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from overture.core.contracts import Answers, Features, RowMethod, TokenShares
 from overture.core.injection import Injection
-from overture.engine.heads import Head, KeptHeads, Reading, can_have_head
+from overture.engine.heads import Head, KeptHeads, PiecewiseReading, can_have_head
 from overture.engine.lines import Line
 from overture.engine.passes import kept_input
 from overture.evaluate.host import Host
@@ -20,8 +20,8 @@ Lane = deque[tuple[Job, int]]
 class _Waiting:
     """A text that is read, and the questions that wait for it."""
 
-    reading: Reading
-    finish: Callable[[Reading], None]
+    reading: PiecewiseReading
+    finish: Callable[[PiecewiseReading], None]
     questions: list[tuple[Job, int, Lane]] = field(default_factory=list)
 
 
@@ -66,7 +66,7 @@ class Ahead:
             key: Hashable = ("text", item.tenant, text)
             first = -len(text) if inputs.backbone.family.is_rotary else 0
             if key not in self._waiting:
-                reading = Reading(inputs.reader, text, first)
+                reading = PiecewiseReading(inputs.reader, text, first)
                 self._waiting[key] = _Waiting(reading, lambda reading: cache.put(text, reading.entry))
             job.is_read_ahead = True
             self._waiting[key].questions.append((job, index, lane))
@@ -90,11 +90,11 @@ class Ahead:
         num = kept_head.num if kept_head else 0
         if item.row.num_input - num <= most:
             return False
-        reading = Reading(
+        reading = PiecewiseReading(
             backbone, item.row.input_ids[num:], num_prompt + num, kept_head.memory if kept_head else memory
         )
 
-        def finish(reading: Reading) -> None:
+        def finish(reading: PiecewiseReading) -> None:
             head = Head(reading.memory, item.row.num_input)
             job.inquiry.items[index] = item._replace(head=head)
 
