@@ -263,7 +263,7 @@ def _scaled_dot_product(query: Tensor, key: Tensor, value: Tensor, mask: Tensor,
 
 
 def _cross_attention(query: Tensor, step: Step, layer: int, scaling: float | None) -> Tensor:
-    """Cross-attention over the keys and values in `Step.read`; those that the module computed are ignored."""
+    """Cross-attention over the keys and values in `Step.cross_columns`; those that the module computed are ignored."""
     assert step.cross_columns is not None
     key, value = [part[layer].to(query.dtype) for part in (step.cross_columns.keys, step.cross_columns.values)]
     # A text that several rows share is there once. Rows take the texts in turn, so the first rows have one of each.

@@ -368,7 +368,7 @@ def _with_live_tokens(part: Columns, step: Step) -> Columns:
 
 def is_stopped(backbone: Backbone, ids: Sequence[int], stop: Sequence[str]) -> bool:
     """Whether an answer holds a stop text."""
-    # Leading white space may spell a stop text before the answer has first_pass.
+    # Leading white space may spell a stop text before the answer has begun.
     text = backbone.text.tokenizer.decode(ids).lstrip() if stop else ""
     return any(end in text for end in stop)
 

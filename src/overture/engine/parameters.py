@@ -14,7 +14,7 @@ def names_in(backbone: Backbone, modules: Iterable[torch.nn.Module]) -> set[str]
 
 
 def idle_names(backbone: Backbone) -> set[str]:
-    """Names of parameters that are never trained: an encoder's pooler, a vision model's modules before its layers."""
+    """Names of parameters that are never trained: an encoder's pooler; without words, all but layers and last norm."""
     family = backbone.family
     if not family.has_words:
         norm = family.norm_of(backbone.base)

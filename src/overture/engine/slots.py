@@ -246,7 +246,7 @@ class _Stretch:
             parts: the columns of all rows of its pass.
             row: its number among them.
             num_rows: how many they are.
-            last: position of its last live token.
+            last_position: position of its last live token.
         """
         slot, start = self.num, 0
         for part in parts:
