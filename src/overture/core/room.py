@@ -8,7 +8,7 @@ from overture.core.errors import DeviceFull
 Part = TypeVar("Part")
 T = TypeVar("T")
 SHARE = 0.8
-"""Share of the memory that a trial finds to be used; the rest is for longer prompts, other rows and fragmentation."""
+"""Share of the tokens that fit by a trial; the rest is for longer prompts, other rows and fragmentation."""
 
 
 class Room:
