@@ -21,8 +21,8 @@ def command(
 ) -> None:
     """Show what is kept on disk between runs, or clear it.
 
-    Kept inputs are the keys and values of your texts. With them later runs on the same texts start at once. They can be
-    removed at any time.
+    Kept inputs are what the model computed from your texts. With them later runs on the same texts start at once. They
+    can be removed at any time.
     """
     inputs = kept_inputs()
     files = inputs.files()
