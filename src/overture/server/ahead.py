@@ -46,12 +46,12 @@ class Ahead:
         return [job.request.id for job, _, _ in next(iter(self._waiting.values())).questions]
 
     def takes(self, job: Job, index: int, most: int, lane: Lane) -> bool:
-        """Start reading a question's text ahead, if it is long or continues a conversation; whether this was done.
+        """Have a question wait until its text is read ahead, if the part that is not kept is long; whether it waits.
 
         Args:
             job: the request.
             index: of the question.
-            most: texts of at most so many tokens are not read ahead.
+            most: a part of at most so many tokens is not read ahead.
             lane: the lane that gets the question when its text is read.
         """
         item = job.inquiry.items[index]

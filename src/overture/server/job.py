@@ -69,7 +69,8 @@ def job_of(request: Request, host: Host, handle_of: Callable[[str], Handle]) -> 
         UserError: what is asked cannot be answered.
     """
     if request.want != "answer" and len(request.prompts) != 1:
-        raise DataError("a written answer needs exactly one prompt", got=f"{len(request.prompts)} prompts")
+        what = "a written answer or an embedding needs exactly one prompt"
+        raise DataError(what, got=f"{len(request.prompts)} prompts", wanted="one prompt")
     handles = [handle_of(prompt) for prompt in request.prompts]
     if request.want == "embed":
         return _embedding(request, host, handles[0])
@@ -95,7 +96,7 @@ def task_alone(question: BareQuestion, request: Request, has_chat: bool) -> Task
     """The task of the model without a prompt.
 
     Args:
-        asked: what is asked of it.
+        question: the kind of request.
         request: of a choice the labels.
         has_chat: the model has a chat template.
     """

@@ -53,7 +53,7 @@ class OpenPrompts:
         return self._handles[key]
 
     def put(self, name: str, handle: Handle, is_calibrated: bool = False) -> None:
-        """Keep a prompt open under a name; the least recently used ones are closed if memory is short."""
+        """Keep a prompt open under a name; the least recently used ones are closed beyond ``most_bytes``."""
         self._handles[name, is_calibrated] = handle
         self.num_bytes += _size_of(handle)
         while self.num_bytes > self.most_bytes and len(self._handles) > 1:

@@ -115,7 +115,7 @@ class _Lane:
             self.begin_rate.done(self.unbegun.pop(request_id), now)
 
     def end(self, request_id: str, now: float, is_done: bool) -> None:
-        """Remove a request from the model's; the rate is over the time in which the model had any."""
+        """Remove a request from those that the model has; the rate is over the time in which the model had any."""
         units = self.running.pop(request_id)
         self.unbegun.pop(request_id, None)
         if is_done:

@@ -292,7 +292,7 @@ class Guard:
             return None
         if method not in ("GET", "HEAD") and "origin" not in headers and "sec-fetch-site" not in headers:
             # A browser names the page that posts; what does not is not the browser that has the cookie.
-            what = "a request with a cookie needs an Origin header"
+            what = f"a {method} request with a cookie needs an Origin header"
             raise Refused(403, "origin_not_allowed", what, where="Origin")
         return self.sessions.key_of(headers["cookie"])
 

@@ -222,7 +222,8 @@ def _bare(name: str, body: SystemOneRequest, visit: Visit) -> Request:
     labels = [*map(str, question.criteria or ())] or (["yes", "no"] if question.type == "noul" else [])
     if not 2 <= len(set(labels)) == len(labels):
         what = "the model alone needs labels to choose from"
-        raise Refused.invalid(what, where=f"questions.{name}.criteria", wanted="two or more")
+        got, wanted = ", ".join(labels) or "none", "two or more, each once"
+        raise Refused.invalid(what, where=f"questions.{name}.criteria", got=got, wanted=wanted)
     described = question.criteria if isinstance(question.criteria, dict) else {}
     instructions = question.instructions or name.replace("_", " ")
     lines = [instructions if isinstance(instructions, str) else json.dumps(instructions, ensure_ascii=False)]

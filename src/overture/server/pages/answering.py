@@ -1,4 +1,4 @@
-"""Asks several prompts about one row, for the playground: labels in one request, written answers as they grow."""
+"""Asks several prompts about one row, for the playground: labels together, written answers as they grow."""
 
 import asyncio
 import time
