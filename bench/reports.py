@@ -28,6 +28,7 @@ TASKS = {
     "ner": "Names in tweets, written by a decoder",
     "ner-minilm": "Names in tweets, tagged by an encoder",
     "cifar10": "Pictures of animals and vehicles, seen by an encoder of images",
+    "cifar10-2000": "The same pictures, 200 of each kind",
     "textile": "Defects in cloth, seen by an encoder of images",
     "textile-224": "Defects in cloth, seen at 224 pixels",
     "textile-deep": "Defects in cloth, read in the best layer of an encoder of images",
