@@ -311,3 +311,24 @@ def test_worth_over_sizes() -> None:
     (one,) = found.worth
     assert one.times_low < 4 < one.times_high
     assert one.times == pytest.approx(4, rel=0.6)
+
+
+@pytest.mark.parametrize(
+    ("scores", "told"),
+    [
+        ((0.50, 0.45, 0.48), "0.450 to 0.500 on 32 rows"),
+        ((0.0, 0.0), "0.000 to 0.000 on 32 rows"),
+        ((1.0, 0.99, None), "0.990 to 1.000 on 32 rows"),
+        ((0.80, 0.50), ""),
+        ((0.80, None), ""),
+        ((0.80,), ""),
+    ],
+)
+def test_a_rate_that_chance_may_have_chosen_is_told(scores: tuple[float | None, ...], told: str) -> None:
+    tried = tuple(trial(0.1 * 3**k, score) for k, score in enumerate(scores))
+    rates = {"a": RateChoice(way="a", size=64, seed=0, lr=0.1, tried=tried)}
+    notices = [
+        text for text in summed(cells_of({"a": 0.9, "b": 0.6}), ["a", "b"], rates=rates).notices if "chance" in text
+    ]
+    assert len(notices) == bool(told)
+    assert all(told in text and "a:" in text for text in notices)

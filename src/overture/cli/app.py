@@ -281,14 +281,19 @@ def _fix_of(error: Exception) -> str:
     path = context.command_path if context else "overture"
     if option and not getattr(error, "possibilities", None) and path.endswith(" predict"):
         return f"put -- before a text that begins with a dash: {path} PROMPT -- {shlex.quote(option)}; or {path} --help"
-    flag, extra_words = _FLAG_OF_WORDS.get(path.rpartition(" ")[2]), _EXTRA.search(str(error))
+    command = path.rpartition(" ")[2]
+    flag, extra_words = _FLAG_OF_WORDS.get(command), _EXTRA.search(str(error))
+    if extra_words and command in _FOR_ALL_PROMPTS:
+        return f"{path} without a name: it answers with all stored prompts of one model; each request, or the page, picks one"
     if flag and extra_words:
         return f"{path} TASK.yaml {' '.join(f'{flag} {word}' for word in extra_words[1].split())}; or {path} --help"
     return f"{path} --help"
 
 
-_EXTRA = re.compile(r"unexpected extra argument\S* \(([\w: -]+)\)")
+_EXTRA = re.compile(r"unexpected extra argument\S* \(([\w:@ -]+)\)")
 """Names, as the parser's message lists them; not files."""
+_FOR_ALL_PROMPTS = ("serve", "ui")
+"""Commands that take no prompt's name, though one may expect them to."""
 _FLAG_OF_WORDS = {"compare": "--way", "tune": "--method"}
 """By command, the flag that belongs to names behind the task file."""
 

@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Mapping, Sequence
+from math import sqrt
 from statistics import fmean
 
 from overture.core.records.cells import (
@@ -110,7 +111,12 @@ def summary(
         advice=advice_on(scores, pairs, ledger, request.margin),
         left_out=plan.left_out,
         failed=tuple(failures),
-        notices=(*scores.notices, *_row_notices(scores), *_waiting(cells, facts.device)),
+        notices=(
+            *scores.notices,
+            *_row_notices(scores),
+            *_rates_by_chance(rates, ledger, scores.metric),
+            *_waiting(cells, facts.device),
+        ),
         threads=tuple(sorted({cell.threads for cell in cells if cell.threads is not None})),
         price=request.price,
         watts=request.watts,
@@ -189,6 +195,32 @@ def _row_notices(scores: Scores) -> list[str]:
         for text in cells[min(cells)].notices if cells else ():
             ways.setdefault(text, []).append(way)
     return [f"{text} ({', '.join(names)})" for text, names in ways.items()]
+
+
+def _rates_by_chance(rates: Mapping[str, RateChoice], ledger: Sequence[Cost], metric: str) -> list[str]:
+    """A sentence about ways whose rates scored so alike that chance may have chosen among them.
+
+    Only for scores from 0 to 1. The standard error of their mean over n rows is at most that of a share; two rows more
+    on either side keep it from being nothing at 0 and 1 (Agresti and Coull 1998).
+    """
+    if metric_named(metric).bounds != (0.0, 1.0):
+        return []
+    parts = []
+    for way, choice in rates.items():
+        scores = [trial.score for trial in choice.tried if trial.score is not None]
+        num_rows = next((cost.validation_rows for cost in ledger if (cost.way, cost.size) == (way, choice.size)), 0)
+        if len(scores) < 2 or not num_rows:
+            continue
+        worst, best = min(scores), max(scores)
+        share = (num_rows * best + 2) / (num_rows + 4)
+        if best - worst < 2 * sqrt(share * (1 - share) / (num_rows + 4)):
+            parts.append(f"{way}: {worst:.3f} to {best:.3f} on {num_rows} rows")
+    if not parts:
+        return []
+    return [
+        f"the learning rates that were tried scored too much alike to be told apart ({'; '.join(parts)}): chance may "
+        "have chosen; more validation rows choose better"
+    ]
 
 
 def _waiting(cells: Sequence[Cell], device: str) -> list[str]:
