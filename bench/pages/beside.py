@@ -52,7 +52,7 @@ def _task_text(task: str, cells: Cells, ways: Mapping[str, str], against: Sequen
 def _row(
     way: str, way_cells: Cells, cells: Cells, ways: Mapping[str, str], others: Sequence[str], seconds: str
 ) -> list[str]:
-    accuracy = across_seeds([cell["test"]["accuracy"] for cell in way_cells])
+    accuracy = across_seeds([cell["test"]["accuracy"] for cell in way_cells], bounds=(0.0, 1.0))
     return [
         ways[way],
         f"{accuracy.mean:.3f}",

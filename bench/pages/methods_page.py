@@ -155,7 +155,7 @@ def _task_text(task: str, cells: Cells) -> str:
 
 
 def _row(way: str, cells: Cells) -> list[str]:
-    accuracy = across_seeds([cell["test"]["accuracy"] for cell in cells])
+    accuracy = across_seeds([cell["test"]["accuracy"] for cell in cells], bounds=(0.0, 1.0))
     # Cells of one name may be older than a default.
     settings = {(cell["config"]["train"]["lr"], cell["config"]["train"]["epochs"]) for cell in cells}
     seconds = fmean(cell["cpu_seconds_with_validation"] for cell in cells)

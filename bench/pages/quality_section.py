@@ -160,7 +160,7 @@ def _quality_part(task: str, cells: Sequence[Cell]) -> str:
 
 
 def _quality_row(way: str, cells: Sequence[Cell], goal: float | None) -> list[str]:
-    accuracy = across_seeds([cell.test for cell in cells])
+    accuracy = across_seeds([cell.test for cell in cells], bounds=(0.0, 1.0))
     is_trained = any(cell.history for cell in cells)
     return [
         way,

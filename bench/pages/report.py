@@ -196,7 +196,7 @@ def _encoder_part(task: str, cells: Sequence[dict[str, Any]]) -> str:
 
 
 def _encoder_row(way: str, cells: Sequence[dict[str, Any]], tried: Sequence[float]) -> list[str]:
-    accuracy = across_seeds([cell["test"]["accuracy"] for cell in cells])
+    accuracy = across_seeds([cell["test"]["accuracy"] for cell in cells], bounds=(0.0, 1.0))
     rate = cells[0]["config"]["lr"]
     return [
         way,

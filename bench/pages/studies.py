@@ -86,7 +86,7 @@ def _change_row(cells: Cells, plain: Cells) -> list[str]:
     usual = zip(CHANGED, _settings(plain[0]), strict=True)
     what = ", ".join(changes.values()) or "nothing: " + ", ".join(f"{name} {value}" for name, value in usual)
     seconds = sum(cell["cpu_seconds_with_validation"] for cell in cells) / len(cells)
-    score = across_seeds([cell["test"]["accuracy"] for cell in cells]).mean
+    score = across_seeds([cell["test"]["accuracy"] for cell in cells], bounds=(0.0, 1.0)).mean
     gap = _gap(cells, plain) if changes else "-"
     return [what, f"{score:.3f}", gap, f"{cells[0]['trainable']:,}", f"{seconds:.0f}", str(len(cells))]
 
