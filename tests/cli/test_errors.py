@@ -13,7 +13,6 @@ TABLE = {
     "no such option": (["list", "--jsn"], "--jsn"),
     "missing argument": (["tune"], "TASK.yaml"),
     "a prompt's name to the server": (["serve", "mood@2"], "without a name"),
-    "a way without its flag": (["compare", "task.yaml", "linear"], "--way linear"),
     "wrong path": (["tune", "nowhere.yaml"], "no such file"),
     "a file as the model": (["tune", "task.yaml", "--backbone", "./task.yaml"], "file of this kind is no model"),
     "wrong model": (["tune", "task.yaml", "--backbone", "./no-model"], "no such model folder"),

@@ -284,7 +284,7 @@ def _fix_of(error: Exception) -> str:
     command = path.rpartition(" ")[2]
     flag, extra_words = _FLAG_OF_WORDS.get(command), _EXTRA.search(str(error))
     if extra_words and command in _FOR_ALL_PROMPTS:
-        return f"{path} without a name: it answers with all stored prompts of one model; each request, or the page, picks one"
+        return f"{path} without a name: it has all stored prompts of one model; each request, or the page, picks one"
     if flag and extra_words:
         return f"{path} TASK.yaml {' '.join(f'{flag} {word}' for word in extra_words[1].split())}; or {path} --help"
     return f"{path} --help"
