@@ -13,7 +13,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-VARIANTS = "m1 m2 m3 m4 m5 m6 m7 m8 f1 f2 f3 f4 f5 Alex Alicia Andrea Annie Lee Marco Michael adam anika belinda boris".split()
+VARIANTS = (
+    "m1 m2 m3 m4 m5 m6 m7 m8 f1 f2 f3 f4 f5 Alex Alicia Andrea Annie Lee Marco Michael adam anika belinda boris".split()
+)
 TEST_VARIANTS = "caleb david ed grandma john linda".split()
 ACCENTS = "en-us en-gb en-gb-scotland".split()
 MOST_WORDS = 12  # such a question fits in a window of eight seconds
@@ -38,7 +40,17 @@ def write_sounds(folder: Path, texts: list[str], voices: list[str], program: str
             command = ["flite", "-voice", voice, "-t", text, "-o", name]
         else:
             accent = ACCENTS[number % len(voices) % len(ACCENTS)]
-            command = ["espeak-ng", "-v", f"{accent}+{voice}", "-s", str(130 + number * 17 % 70), "-w", name, "--", text]
+            command = [
+                "espeak-ng",
+                "-v",
+                f"{accent}+{voice}",
+                "-s",
+                str(130 + number * 17 % 70),
+                "-w",
+                name,
+                "--",
+                text,
+            ]
         subprocess.run(command, cwd=folder, check=True, stderr=subprocess.DEVNULL)
         rows.append({"file_name": name, "text": text, "voice": voice})
     (folder / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
@@ -46,7 +58,9 @@ def write_sounds(folder: Path, texts: list[str], voices: list[str], program: str
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="the folder that holds trec/train.jsonl and the others")
+    parser.add_argument(
+        "--data", type=Path, required=True, help="the folder that holds trec/train.jsonl and the others"
+    )
     parser.add_argument("--rows", type=int, nargs=3, default=(240, 60, 200), help="training, validation, test rows")
     parser.add_argument("out", type=Path)
     args = parser.parse_args()

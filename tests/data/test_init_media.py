@@ -118,6 +118,7 @@ def test_words_beside_sounds_are_what_is_written(tmp_path):
     (tmp_path / "metadata.csv").write_text("\n".join(rows))
     task = begun(tmp_path)[1]
     assert (task.kind, task.answer_field, task.template) == ("transcription", "transcription", "{audio}")
+    assert task.metric == "word_accuracy"
 
 
 def test_a_folder_without_labels_says_so(tmp_path):

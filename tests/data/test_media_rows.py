@@ -18,6 +18,7 @@ from overture.data.fingerprint import facts_of
 from overture.data.media import images
 from overture.data.media.read import media_of
 from overture.data.read import read_table
+from overture.data.row import missing_field
 from overture.data.rows import texts_of
 from overture.data.splits import load_splits
 from overture.data.task import Task
@@ -73,6 +74,13 @@ def test_a_table_beside_the_files_names_them(tmp_path):
     assert [(notice.kind, notice.count, notice.first) for notice in table.notices] == [
         ("image files that metadata.csv does not name", 1, "2.png")
     ]
+
+
+def test_a_table_that_is_named_itself_sends_to_its_folder() -> None:
+    fields = ["file_name", "text"]
+    assert "name the folder" in missing_field("audio", "sounds/metadata.jsonl:3", fields).fix
+    assert "rename one" in missing_field("audio", "sounds/rows.jsonl:3", fields).fix
+    assert "rename one" in missing_field("words", "sounds/metadata.jsonl:3", fields).fix
 
 
 def test_arrays_and_parquet_hold_the_values_themselves(tmp_path):

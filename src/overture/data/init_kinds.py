@@ -117,7 +117,11 @@ def transcription(rows: Records) -> Guess | None:
     if any(column.label_rank is not None for column in columns):
         return None
     words = [c for name in _TRANSCRIPTS for c in columns if c.name.strip().lower() == name and c.filled]
-    return _of_answers(words[0], rows) if words else None
+    if not words:
+        return None
+    guess = _of_answers(words[0], rows)
+    # What is right in sounds and images is not what is right in texts: the kind's first metric is reported.
+    return replace(guess, keys={key: value for key, value in guess.keys.items() if key != "metric"})
 
 
 def _all(columns: dict[str, Column], name: str, fits: Callable[[Any], bool]) -> bool:

@@ -3,11 +3,15 @@
 import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import PurePath
+from typing import Any, get_args
 
 from overture.core.errors import Problem
+from overture.core.media import Modality
 from overture.data.values import as_text, kind
 
+MEDIA_TABLE_STEM, FILE_COLUMN = "metadata", "file_name"
+"""What tables of images or sounds are called, and their column of files; both are fixed by use elsewhere."""
 _MAX_LISTED = 20
 """Fields that an error lists."""
 
@@ -45,6 +49,13 @@ def missing_field(name: str, where: str, fields: Sequence[str], option: str = ""
         fields: the fields that are there; the nearest one is suggested.
         option: of the task file, where it can name another field.
     """
+    if (
+        name in get_args(Modality)
+        and FILE_COLUMN in fields
+        and PurePath(where.rpartition(":")[0]).stem == MEDIA_TABLE_STEM
+    ):
+        fix = f"name the folder that holds the table: its column {FILE_COLUMN} is read as {name} then"
+        return Problem(where, f"no field {name!r}", fix)
     near = difflib.get_close_matches(name, fields, 1)
     names = ", ".join(fields[:_MAX_LISTED]) + (", ..." if len(fields) > _MAX_LISTED else "")
     guess = f"did you mean {near[0]!r}? " if near else ""

@@ -15,9 +15,9 @@ from overture.data.formats.json_lines import JSONL
 from overture.data.formats.split_names import split_named
 from overture.data.formats.tables import CSV
 from overture.data.media.read import modality_of
+from overture.data.row import FILE_COLUMN, MEDIA_TABLE_STEM
 
-_TABLES = {"metadata.csv": CSV, "metadata.jsonl": JSONL}
-_NAME = "file_name"
+_TABLES = {f"{MEDIA_TABLE_STEM}.csv": CSV, f"{MEDIA_TABLE_STEM}.jsonl": JSONL}
 _NO_FOLDER = "a file, not a folder"
 
 
@@ -64,13 +64,17 @@ def _read_table(source: Source) -> list[Item]:
     table = folder / name
     inner = Source(str(table), table.read_bytes(), source.options, source.problems, source.notices, source.settings)
     items = _TABLES[name].read(inner)
-    modality = _commonest([str(item.fields.get(_NAME)) for item in items])
+    modality = _commonest([str(item.fields.get(FILE_COLUMN)) for item in items])
     if modality is None:
         if not source.problems:
-            source.problem(0, f"{name} names no images or sounds", f"wanted them in the column {_NAME}")
+            source.problem(0, f"{name} names no images or sounds", f"wanted them in the column {FILE_COLUMN}")
         return []
     rows = [
-        Item({modality if key == _NAME else key: value for key, value in item.fields.items()}, item.line, item.split)
+        Item(
+            {modality if key == FILE_COLUMN else key: value for key, value in item.fields.items()},
+            item.line,
+            item.split,
+        )
         for item in items
     ]
     file_names = {str(row.fields.get(modality)) for row in rows}
