@@ -80,6 +80,20 @@ def test_a_probe_is_kept_where_a_prompt_is_not_shown_to_be_better(task, overture
     again = overture("eval", "colours@1", "--json")
     assert again.code == 0, again.err
     assert again.json["metrics"]["test"] == done.json["no_prompt"]["metrics"]["test"]
+    assert done.json["no_prompt"]["trainable"] == stored["trainable"]
+    # What is printed of mistakes is what was stored.
+    wrong = overture("errors", "colours@1", "--json").json
+    assert (done.json["num_wrong"], done.json["wrong"]) == (len(wrong["wrong"]), wrong["wrong"][:5])
+    assert "linear probe" in overture("list").out
+    assert "linear probe, beside deep at memory" in overture("show", "colours@1").out
+
+
+def test_the_printed_result_names_the_probe_that_is_stored(task, overture):
+    done = overture("tune", task, "--method", "deep", "--length", 2, "--set", "train.epochs=1")
+    assert done.code == 0, done.err
+    assert "no-prompt" not in done.out
+    assert "A linear probe is kept" in done.out
+    assert "the linear probe. Next:" in done.out
 
 
 def test_peft_is_refused_and_arrays_are_written(task, overture, tmp_path):

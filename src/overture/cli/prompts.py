@@ -107,7 +107,7 @@ def _cells(entry: "Entry") -> list[str]:
     for split, scores in (("validation", manifest.metrics.validation), ("test", manifest.metrics.test)):
         if scores and (score := scores.scores.get(metric)):
             value, interval, rows = f"{split} {metric} {score.value:.3f}", interval_text(score), str(score.n)
-    what = f"{manifest.method} {manifest.place}, {manifest.length}"
+    what = "linear probe" if manifest.is_probe else f"{manifest.method} {manifest.place}, {manifest.length}"
     return [ref, value, interval, what, manifest.backbone.id, rows, manifest.created[:16].replace("T", " ")]
 
 
@@ -145,9 +145,11 @@ def _facts(folder: Path, manifest: "Manifest") -> dict[str, str]:
     labels = {k: v if isinstance(v, str) else " | ".join(v) for k, v in (task.get("labels") or {}).items()}
     options = task.get("options") or {}
     temperature, biases = options.get("temperature", 1.0), options.get("label_bias", {})
+    prompt = f"{manifest.method} at {manifest.place}"
+    method = f"linear probe, beside {prompt}" if manifest.is_probe else f"{prompt}, {manifest.length} tokens"
     return {
         "model": f"{backbone.id} ({backbone.model_type}, {backbone.num_layers} layers of width {backbone.hidden_size})",
-        "method": f"{manifest.method} at {manifest.place}, {manifest.length} tokens, {manifest.trainable:,} values",
+        "method": f"{method}, {manifest.trainable:,} values",
         **_text_facts(manifest),
         **({} if manifest.concept else {"template": template_text}),
         **({"labels": ", ".join(f"{label}: {word!r}" for label, word in labels.items())} if labels else {}),

@@ -29,6 +29,8 @@ def show_result(result: TuneResult, store_flag: str = "", with_next: bool = True
     if result.gates:
         show_text(out, f"Gates: {gates_line(result.gates)}.")
     show_verdicts(out, result)
+    if result.kept:
+        show_text(out, f"{result.kept.why[0].upper()}{result.kept.why[1:]}.")
     for line in spread_lines(result, split):
         show_text(out, line)
     ref = f"{result.prompt}{store_flag}" if result.prompt else None
@@ -39,9 +41,10 @@ def show_result(result: TuneResult, store_flag: str = "", with_next: bool = True
         show_text(out, text, style="red")
     if result.folder:
         _show_findings(out, result.run, Path(result.folder).parents[2] / "runs", store_flag)
+    is_probe = result.kept is not None and result.kept.what == "probe"
     if result.prompt and result.folder and with_next:
         show_next(
-            f"Stored as {result.prompt}. Next:",
+            f"Stored as {result.prompt}{is_probe * ', the linear probe'}. Next:",
             [
                 predict_line(result.prompt, result.folder, store_flag),
                 f"overture eval {result.prompt}{store_flag}",
@@ -135,7 +138,7 @@ def show_scores(out: "Console", result: TuneResult | Evaluation, split: str) -> 
 
 def _columns(result: TuneResult | Evaluation) -> Iterator[tuple[str, Measured]]:
     if result.no_prompt:
-        yield "no-prompt", result.no_prompt
+        yield result.no_prompt.plain_name, result.no_prompt
     if isinstance(result, TuneResult) and result.in_context:
         yield f"in-context ({result.in_context.shots})", result.in_context
     yield "tuned prompt", result
@@ -162,7 +165,8 @@ def calibration_lines(result: Evaluation, split: str) -> Iterator[str]:
 def show_verdicts(out: "Console", result: TuneResult | Evaluation) -> None:
     """Print the paired tests in words."""
     shots = result.in_context.shots if isinstance(result, TuneResult) and result.in_context else 0
-    names = {"no_prompt": "no-prompt", "in_context": f"{shots} examples"}
+    plain_name = result.no_prompt.plain_name if result.no_prompt else "no-prompt"
+    names = {"no_prompt": plain_name, "in_context": f"{shots} examples"}
     for control, compared in (result.compared or {}).items():
         show_text(out, sentence(names.get(control, control), compared), style=verdict_style(compared))
 

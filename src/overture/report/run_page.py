@@ -103,7 +103,7 @@ class RunFacts:
         if isinstance(result, TuneResult) and result.in_context:
             columns["in-context"] = result.in_context
         if result.no_prompt:
-            columns["no-prompt"] = result.no_prompt
+            columns[result.no_prompt.plain_name] = result.no_prompt
         return columns
 
 

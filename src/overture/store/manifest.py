@@ -97,6 +97,11 @@ class Manifest(Config):
         return f"{self.name}@{self.version}" if self.version else self.name
 
     @property
+    def is_probe(self) -> bool:
+        """Whether it is a linear probe alone: trained values for labels, and no prompt."""
+        return self.length == 0 and self.trainable > 0 and self.text is None and self.concept is None
+
+    @property
     def own_options(self) -> dict[str, Any]:
         """The method's own options, as far as they were set; none of imported prompts."""
         options = (self.options.prompt or {}).get("options")

@@ -36,6 +36,11 @@ class Measured(Record):
     predicted: dict[str, Answers] | None = optional("split -> the answers given")
     confidences: dict[str, tuple[float, ...]] | None = optional("split -> probability of each answer given")
 
+    @property
+    def plain_name(self) -> str:
+        """Its name as a model without a prompt: one without words answers by a probe, whose values are trained."""
+        return "linear probe" if self.trainable else "no-prompt"
+
 
 class ProbeFacts(Record):
     """A linear probe that was chosen on validation rows."""

@@ -9,7 +9,7 @@ from overture.core.errors import Diverged
 from overture.core.records.base import Options
 from overture.core.records.events import EndEvent
 from overture.core.records.prompt import Lineage, PromptScores
-from overture.core.records.scores import Comparison, WrongRows
+from overture.core.records.scores import Comparison, Mistakes, WrongRows
 from overture.core.records.tune import Controls, Measured, SeedResult, SeedScore, SeedSpread, StoppedRun, TuneResult
 from overture.core.sealed import read_sealed
 from overture.evaluate.intervals import paired_test
@@ -64,7 +64,8 @@ def finished(work: Work, controls: Controls, seeds: Sequence[SeedResult]) -> Tun
     manifest = _manifest(work, result, best, tensors)
     if is_probe:
         manifest = _probe_manifest(work, manifest, controls, tensors)
-        all_wrong = _wrong_of_probe(work, controls)
+        mistakes, all_wrong = _mistakes_of_probe(work, controls)
+        result = result.model_copy(update=dict(mistakes))
     folder = work.run.keep(work.store, manifest, tensors)
     result = result.model_copy(
         update={
@@ -100,13 +101,13 @@ def _probe_manifest(work: Work, manifest: Manifest, controls: Controls, tensors:
     )
 
 
-def _wrong_of_probe(work: Work, controls: Controls) -> WrongRows:
+def _mistakes_of_probe(work: Work, controls: Controls) -> tuple[Mistakes, WrongRows]:
     no_prompt, split = controls.no_prompt, "test" if work.rows["test"] else "validation"
     assert no_prompt is not None
     assert no_prompt.predicted is not None
     confidences = (no_prompt.confidences or {}).get(split, ())
     rows, gold, predicted = getattr(work.splits, split), work.answers(split), no_prompt.predicted[split]
-    return all_mistakes(work.task, split, rows, gold, predicted, confidences)[1]
+    return all_mistakes(work.task, split, rows, gold, predicted, confidences)
 
 
 RESULT_OF_SEED = "seed-{}/result.json"

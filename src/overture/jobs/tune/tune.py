@@ -156,11 +156,12 @@ def _beside_probe(work: Work) -> Controls:
     assert work.encoder.candidates is not None
     probe = chosen_probe(work.backbone, work.cache, work.rows, len(work.encoder.candidates.labels))
     prompt = prompt_of(probe)
-    write_sealed(work.run.folder / PROBE, prompt_tensors(prompt))
+    tensors = prompt_tensors(prompt)
+    write_sealed(work.run.folder / PROBE, tensors)
     work.notice("without a prompt the model answers by a linear probe, whose layer was chosen on validation rows")
     meter, scored = Meter(work.backbone.device.type), _scored(work, PromptedModel(work.backbone, prompt), "probe")
     return Controls(
-        no_prompt=_measured_of(work, scored, meter),
+        no_prompt=_measured_of(work, scored, meter, trainable=sum(tensor.numel() for tensor in tensors.values())),
         probe=facts_of(probe, work.backbone.info.num_layers),
         probe_shares=scored["validation"].kept_shares(work.task, "validation"),
     )
@@ -174,7 +175,7 @@ def _without_prompt(work: Work) -> Measured | None:
     """
     # The model alone fills and uses the cache when the prompt will use it too; else it would only cost memory.
     cache = work.cache if work.config.prompt.place == "after" else None
-    plain = PromptedModel(work.backbone, None, cache)
+    plain, num_trained = PromptedModel(work.backbone, None, cache), 0
     if method_of(work.config.prompt).in_captions:
         source = prompt_source(work.backbone, work.encoder)
         plain = PromptedModel(work.backbone, zero_shot(source), work.cache)
@@ -183,6 +184,7 @@ def _without_prompt(work: Work) -> Measured | None:
         source = prompt_source(work.backbone, work.encoder, work.rows["train"], cache=work.cache)
         labels, bias = label_start(source)
         plain = PromptedModel(work.backbone, with_labels(None, labels, bias=bias), cache)
+        num_trained = labels.numel() + (0 if bias is None else bias.numel())
         work.notice(
             "without a prompt the model answers by a linear probe of the training rows, where the prompt started"
         )
@@ -192,7 +194,8 @@ def _without_prompt(work: Work) -> Measured | None:
         work.notice(f"the model without a prompt could not be measured: {error.what}")
         return None
     work.warm(plain)
-    return _measured(work, plain, "no-prompt", Meter(work.backbone.device.type))
+    measured = _measured(work, plain, "no-prompt", Meter(work.backbone.device.type))
+    return measured.model_copy(update={"trainable": num_trained})
 
 
 def _in_context(work: Work) -> Measured | None:
@@ -228,11 +231,13 @@ def _scored(work: Work, model: PromptedModel, model_name: str) -> dict[str, Scor
     return {name: work.score(model, name, f"scoring {model_name}, {name}") for name in SPLITS if work.rows[name]}
 
 
-def _measured_of(work: Work, scored: dict[str, Scored], meter: Meter, shots: int | None = None) -> Measured:
+def _measured_of(
+    work: Work, scored: dict[str, Scored], meter: Meter, shots: int | None = None, trainable: int = 0
+) -> Measured:
     return Measured(
         shots=shots,
         metrics=metrics_of(work.task, scored),
-        trainable=0,
+        trainable=trainable,
         seconds=meter.seconds,
         peak_bytes=meter.peak_bytes,
         predicted={name: rows.predicted for name, rows in scored.items()},
