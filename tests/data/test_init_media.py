@@ -125,3 +125,25 @@ def test_a_folder_without_labels_says_so(tmp_path):
     write_sound(tmp_path / "a.wav", 0.1)
     with pytest.raises(DataError):
         starting_task(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("files", "what", "fix"),
+    [
+        (["cat/1.jpg", "cat/2.jpg"], "2 images of one label", "another label"),
+        (["train/cat/1.jpg", "train/cat/2.jpg", "test/cat/3.jpg"], "2 images of one label", "another label"),
+        (["1.wav", "2.wav"], "sounds without labels", "metadata.csv"),
+        (["low/1.wav", "2.wav"], "sounds without labels", "metadata.csv"),
+        (["train/1.png", "test/2.png"], "images without labels", "one folder for each label"),
+        ([], "the folder is empty", ""),
+        (["notes.md", "cat/1.jpg"], "no training rows in the folder", "name a file"),
+    ],
+)
+def test_folders_that_cannot_be_read_say_what_they_hold(tmp_path, files, what, fix):
+    for name in files:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    with pytest.raises(DataError) as caught:
+        starting_task(tmp_path)
+    assert what in caught.value.what
+    assert fix in caught.value.fix

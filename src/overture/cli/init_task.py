@@ -12,6 +12,7 @@ from overture.cli.out import console, emit, show_text
 from overture.cli.report import show_next
 from overture.cli.settings import schema_line
 from overture.core.errors import ConfigError
+from overture.core.media import PLURALS
 from overture.engine.options import local_source
 
 if TYPE_CHECKING:
@@ -154,7 +155,7 @@ def _lines(report: "DataReport") -> Iterator[str]:
 
 def _media_lines(media: "MediaReport") -> Iterator[str]:
     """Sentences that describe the images or sounds and their problems."""
-    what = {"image": "images", "audio": "sounds"}[media.modality]
+    what = PLURALS[media.modality]
     if media.seconds:
         yield "Seconds: {} (shortest), {} (median), {} (longest)".format(*(f"{s:.2f}" for s in media.seconds))
         yield f"Samples a second: {', '.join(f'{rate} ({count:,} sounds)' for rate, count in media.rates.items())}"

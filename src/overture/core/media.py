@@ -1,7 +1,7 @@
 """Images and sounds as the data room hands them to a model's frontends."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
@@ -9,6 +9,8 @@ if TYPE_CHECKING:
     import numpy
 
 Modality = Literal["image", "audio"]
+PLURALS: Mapping[str, str] = {"image": "images", "audio": "sounds", "text": "texts"}
+"""What several inputs of a modality are called in sentences."""
 
 
 @dataclass(frozen=True, slots=True)

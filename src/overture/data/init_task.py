@@ -13,6 +13,7 @@ from overture.core.records.start import DataReport, LeftOut
 from overture.data.formats.registry import folder_container
 from overture.data.formats.split_names import split_named
 from overture.data.init_columns import columns_of, text_fields
+from overture.data.init_folder import no_training_rows
 from overture.data.init_kinds import Guess, guessed, label_words, title, transcription
 from overture.data.init_media import media_field
 from overture.data.init_report import data_report
@@ -170,12 +171,7 @@ def _split_files(folder: Path) -> dict[str, Path]:
                 )
             files_of[split] = [pattern]
     if "train" not in files_of:
-        raise DataError(
-            "no training rows in the folder",
-            where=str(folder),
-            wanted=f"a file called train, or with train in its name ({', '.join(SUFFIXES)})",
-            fix="name a file",
-        )
+        raise no_training_rows(folder)
     return {split: files_of[split][0] for split in _SPLIT_NAMES if split in files_of}
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import tokenizers
 
 from overture.core.errors import BackboneError, DataError
-from overture.core.media import Media
+from overture.core.media import PLURALS, Media
 from overture.core.rows import Reading, Segment
 from overture.engine.info import TextFacts
 
@@ -63,7 +63,7 @@ class Tokenizer:
                 f"this model does not read this input: {media.modality}",
                 where=media.where,
                 wanted=", ".join(["text", *self.readers]),
-                fix=f"choose a model of {media.modality}s as --backbone",
+                fix=f"choose a model of {PLURALS[media.modality]} as --backbone",
             )
         return self.readers[media.modality](media)
 

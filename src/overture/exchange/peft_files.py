@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from overture.core.config import validated
 from overture.core.errors import ArtifactError, ConfigError, Problem
 from overture.core.injection import ModelKind
+from overture.core.media import PLURALS
 from overture.engine.options import ENCODER_DECODERS, HUB_IDS
 from overture.exchange.peft_forms import FORMATS, HEAD, TABLE, Adapter, AdapterConfig, Format, ModelShape
 from overture.exchange.peft_readme import adapter_readme
@@ -382,7 +383,7 @@ def _check_reads_texts(manifest: "Manifest") -> None:
         raise ArtifactError(
             "peft has no prompts for models of this input",
             where=manifest.name,
-            got=f"a prompt for {manifest.backbone.model_type}, which reads {reads}s",
+            got=f"a prompt for {manifest.backbone.model_type}, which reads {PLURALS[reads]}",
             wanted="prompts for models of texts alone: peft puts them in front of token ids",
             fix="export with --to npy or --to json",
         )

@@ -23,7 +23,7 @@ _NO_FOLDER = "a file, not a folder"
 
 def are_media_folders(folder: Path) -> bool:
     """Whether a folder has two subfolders or more with images or sounds, which are no splits."""
-    labels = [part for part in _subfolders(folder) if any(modality_of(name) for name in _files(part))]
+    labels = [part for part in _subfolders(folder) if any(modality_of(name) for name in files_within(part))]
     return len(labels) > 1 and not any(split_named(part.name) for part in labels)
 
 
@@ -34,7 +34,7 @@ def is_described(folder: Path) -> bool:
 
 def media_files(folder: Path, modality: Modality) -> list[str]:
     """The names of all images, or of all sounds, within a folder and its subfolders, sorted."""
-    return [name for name in _files(folder) if modality_of(name) == modality]
+    return [name for name in files_within(folder) if modality_of(name) == modality]
 
 
 def _read_labels(source: Source) -> list[Item]:
@@ -42,7 +42,7 @@ def _read_labels(source: Source) -> list[Item]:
     if not folder.is_dir():
         source.problem(0, _NO_FOLDER, "name the folder that holds a subfolder for each label")
         return []
-    files = [(label.name, f"{label.name}/{name}") for label in _subfolders(folder) for name in _files(label)]
+    files = [(label.name, f"{label.name}/{name}") for label in _subfolders(folder) for name in files_within(label)]
     modality = _commonest([name for _, name in files])
     if modality is None:
         source.problem(0, "no images or sounds in its subfolders")
@@ -95,7 +95,7 @@ def _subfolders(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
 
 
-def _files(folder: Path) -> Iterator[str]:
+def files_within(folder: Path) -> Iterator[str]:
     """Names of all files within a folder and its subfolders, in order, with `/`; links to folders are not followed."""
     for parent, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 from overture.core.errors import BackboneError, DataError
-from overture.core.media import Media
+from overture.core.media import PLURALS, Media
 from overture.core.rows import Reading, Segment
 from overture.engine.info import TextFacts
 
@@ -56,7 +56,7 @@ class NoWords:
                 f"this model does not read this input: {media.modality}",
                 where=media.where,
                 wanted=", ".join(self.readers),
-                fix=f"choose a model of {media.modality}s as --backbone",
+                fix=f"choose a model of {PLURALS[media.modality]} as --backbone",
             )
         return self.readers[media.modality](media)
 
