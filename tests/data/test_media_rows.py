@@ -22,6 +22,7 @@ from overture.data.row import missing_field
 from overture.data.rows import texts_of
 from overture.data.splits import load_splits
 from overture.data.task import Task
+from overture.data.task_rows import rows_of_table
 
 RATE = 8000
 
@@ -73,6 +74,13 @@ def test_a_table_beside_the_files_names_them(tmp_path):
     assert table.rows == [{"image": "0.png", "label": "a", "by": "me"}, {"image": "1.png", "label": "b", "by": "me"}]
     assert [(notice.kind, notice.count, notice.first) for notice in table.notices] == [
         ("image files that metadata.csv does not name", 1, "2.png")
+    ]
+    task = Task.model_validate(
+        {"name": "t", "input": "image", "labels": {"a": " a", "b": " b"}, "data": {"path": tmp_path}}
+    )
+    rows = rows_of_table(task, table, str(tmp_path))
+    assert [(row.where, row.root) for row in rows] == [
+        (f"{tmp_path / 'metadata.csv'}:{line}", str(tmp_path)) for line in (2, 3)
     ]
 
 

@@ -48,7 +48,7 @@ class Table:
         rows: plain fields.
         lines: the line on which each row starts, from 1; its number where a format has no lines of its own.
         splits: the split of each row, train, validation or test; empty where the file does not say.
-        files: the file of each row, where there are several; else empty.
+        files: the file of each row, where there are several, or a folder's own table; else empty.
         format: the name of the format; empty where nothing could be read.
         names: the names of numbered labels, by field, where the file holds them; the rows have the names.
         settings: options that were guessed and that a task file should state.
@@ -199,7 +199,7 @@ def _table(items: list[Item], source: Source, format: str, is_plain: bool = Fals
         [item.fields for item in items],
         [item.line for item in items],
         [item.split for item in items] if any(item.split for item in items) else [],
-        [],
+        [source.rows_file] * len(items) if source.rows_file else [],
         shape.name if shape else format,
         source.names,
         source.settings,

@@ -45,6 +45,7 @@ class Source:
         names: the names of numbered labels, by field, where the file holds them.
         misfits: what lines say that cannot be read as rows, as fields, by line: the cells of rows with too few or too
             many, else the line's text as `UNREADABLE`.
+        rows_file: the file within a folder whose lines the rows are; empty where they have no such file.
     """
 
     file: str
@@ -55,6 +56,7 @@ class Source:
     settings: Record = field(default_factory=dict)
     names: dict[str, Sequence[str]] = field(default_factory=dict)
     misfits: dict[int, Record] = field(default_factory=dict)
+    rows_file: str = ""
 
     @property
     def name(self) -> str:

@@ -62,6 +62,7 @@ def _read_table(source: Source) -> list[Item]:
         source.problem(0, f"no {' or '.join(_TABLES)} in the folder" if folder.is_dir() else _NO_FOLDER)
         return []
     table = folder / name
+    source.rows_file = str(table)
     inner = Source(str(table), table.read_bytes(), source.options, source.problems, source.notices, source.settings)
     items = _TABLES[name].read(inner)
     modality = _commonest([str(item.fields.get(FILE_COLUMN)) for item in items])
