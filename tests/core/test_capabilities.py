@@ -59,3 +59,21 @@ def test_two_stacks_have_a_context_each():
     able.check([(ROW, None)], Answers(11))
     with pytest.raises(BackboneError):
         able.check([(ROW, None)], Answers(12))
+
+
+@pytest.mark.parametrize(
+    ("modality", "prompt", "fix", "others"),
+    [
+        ("image", None, "--way linear", ["masked", "vectors"]),
+        ("text", None, "--way linear", ["vectors"]),
+        ("image", Injection(), "prompt.labels=vectors", ["masked", "linear"]),
+        ("text", Injection(), "masked", ["linear"]),
+    ],
+)
+def test_the_fix_for_a_missing_head_fits_the_request(modality, prompt, fix, others):
+    able = replace(ABLE, kind="encoder", has_head=False, modalities=frozenset({modality}))
+    row = Encoded.of_ids(3, (1, 2), (), OneOf(ONE_TOKEN, 0, read=0))
+    with pytest.raises(BackboneError) as error:
+        able._check_labels(row, prompt)
+    assert fix in error.value.fix
+    assert not any(other in error.value.fix for other in others)

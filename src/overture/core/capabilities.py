@@ -155,14 +155,16 @@ class Capabilities:
                 "labels of many tokens are read in the last layer", "leave out prompt.read_layer and read_features"
             )
         if isinstance(target, OneOf) and not has_labels:
-            self._check_mask(target)
+            self._check_mask(target, has_prompt=injection is not None)
 
-    def _check_mask(self, target: OneOf) -> None:
+    def _check_mask(self, target: OneOf, has_prompt: bool) -> None:
         if not self.has_head:
-            raise self._refused(
-                "this encoder has no head over a vocabulary, so it predicts no label words",
-                "--set prompt.labels=vectors trains a vector for each label; or a masked language model as --backbone",
-            )
+            fix = "--set prompt.labels=vectors trains a vector for each label"
+            if not has_prompt:
+                fix = "without a prompt a linear probe answers for it: --way linear in a comparison"
+            if "text" in self.modalities:
+                fix += "; or a masked language model as --backbone"
+            raise self._refused("this encoder has no head over a vocabulary, so it predicts no label words", fix)
         if not target.is_mask:
             raise self._refused(
                 "an encoder predicts label words at a mask",
@@ -200,7 +202,7 @@ def refused_prompt(kind: ModelKind, injection: Injection) -> tuple[str, str] | N
         return f"this prompt must predict its own next tokens, {sees}", fix
     if kind == "encoder" and injection.memory and injection.memory.place == "after":
         what = "an encoder keeps no memory of its input for a prompt to follow"
-        return what, "--place memory: an encoder sees it from everywhere"
+        return what, "--place memory, which an encoder sees from everywhere"
     return None
 
 
