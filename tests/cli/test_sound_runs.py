@@ -77,6 +77,15 @@ def test_arguments_name_files_and_folders(sounds):
     assert (len(inputs.rows), file, inputs.problems) == (9, None, {})
     with pytest.raises(DataError):
         inputs_of_arguments([str(sounds / "test"), "some words"], tasks)
+    picture = sounds / "new.jpg"
+    picture.touch()
+    with pytest.raises(DataError) as caught:
+        inputs_of_arguments([str(picture)], tasks)
+    assert ("t reads sounds, not images" in caught.value.what, ".wav" in caught.value.wanted) == (True, True)
+    of_texts = [Task.model_validate({**values, "input": "text", "template": "{text}"})]
+    with pytest.raises(DataError) as caught:
+        inputs_of_arguments([str(picture)], of_texts)
+    assert "reads texts" in caught.value.what
     missing = inputs_of_arguments([str(sounds / "nowhere.wav")], tasks)[0]
     assert [problem.what for problem in missing.problems[0]] == ["no such file"]
 
@@ -99,3 +108,11 @@ def test_words_of_sounds_are_learnt_and_scored_by_their_errors(sounds, tmp_path,
     refused = overture("tune", "words.yaml", "--set", "language=de")
     assert refused.code == 2
     assert "language" in refused.err
+
+
+def test_methods_of_images_are_not_advised_for_sounds(sounds, tmp_path, overture):
+    model = folder_of("hubert", tmp_path / "model")
+    assert overture("init", str(sounds), "--backbone", model, "--name", "tones").code == 0
+    refused = overture("tune", "task.yaml", "--method", "kgcoop", "--place", "before")
+    assert refused.code == 2
+    assert ("clip" in refused.err.lower().partition("fix:")[2], "a model of sounds" in refused.err) == (False, True)

@@ -11,6 +11,9 @@ from overture.data.row import Row
 from overture.data.task import Task
 from overture.jobs.compare.budget import SmallestComparison, Speed, check_smallest, chosen_plan
 from overture.jobs.compare.cells import ordered
+from overture.jobs.compare.fixes import named_as_ways
+from overture.jobs.compare.ways import way_named
+from overture.jobs.run.request import TuneConfig
 from overture.train.options import TrainConfig
 
 TASK = Task(
@@ -187,3 +190,16 @@ def test_fewer_test_rows_are_proposed_only_where_they_help() -> None:
         )
     assert "test_rows" not in raised.value.fix
     assert "--budget" in raised.value.fix
+
+
+@pytest.mark.parametrize(
+    ("way", "fix", "expected"),
+    [
+        ("prefix-after", "--place memory, or shorter texts", "--way prefix-memory, or shorter texts"),
+        ("promptsrc-memory", "--backbone X, or --method deep", "--backbone X, or --way deep-memory"),
+        ("vectors-before", "--method prefix --place memory", "--way prefix-memory"),
+        ("linear", "--place after, or an adapter", "--place after, or an adapter"),
+    ],
+)
+def test_fixes_name_ways(way: str, fix: str, expected: str) -> None:
+    assert named_as_ways(fix, way_named(way, TuneConfig(task=TASK))) == expected

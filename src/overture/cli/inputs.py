@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from overture.core.errors import DataError, Problem
+from overture.core.media import PLURALS, Modality
 from overture.core.records.data import notice_texts
 from overture.data.formats.form import UNREADABLE
 from overture.data.formats.media_folders import media_files
 from overture.data.formats.registry import container_of
+from overture.data.media.read import MODALITIES, modality_of
 from overture.data.media.read import SUFFIXES as MEDIA_SUFFIXES
-from overture.data.media.read import modality_of
 from overture.data.read import SUFFIXES, Table, other_options, scan
 from overture.data.row import Row
 from overture.data.rows import row_problems
@@ -84,7 +85,7 @@ def media_of(texts: Sequence[str], tasks: Sequence[Task]) -> Inputs | None:
         else:
             names = []
         if not names:
-            raise DataError(f"no {modality} files", where=text, wanted=", ".join(MEDIA_SUFFIXES[modality]))
+            raise DataError(f"no {PLURALS[modality]}", where=text, wanted=", ".join(MEDIA_SUFFIXES[modality]))
         rows = [Row(dict.fromkeys(fields, name), 1, str(Path(root) / name), root) for root, name in names]
         inputs.rows.extend(rows)
     return inputs
@@ -164,12 +165,33 @@ def inputs_of_arguments(texts: Sequence[str], tasks: Sequence[Task]) -> tuple[In
     """The rows given as arguments (texts or media files) or in a data file, and that file if there is one.
 
     Raises:
-        DataError: as `media_of`, `file_of` and `inputs_of`.
+        DataError: a file is not of what the prompts read; and as `media_of`, `file_of` and `inputs_of`.
     """
+    _check_modality(texts, tasks)
     if media := media_of(texts, tasks):
         return with_problems(media, tasks), None
     file = file_of(texts)
     return inputs_of(file, [] if file else texts, tasks), file
+
+
+def _check_modality(texts: Sequence[str], tasks: Sequence[Task]) -> None:
+    """Refuse image and sound files for prompts that read something else.
+
+    Raises:
+        DataError: there is one.
+    """
+    kinds: set[Modality] = {modality for task in tasks for modality in task.media.values()}
+    for text in texts:
+        modality = modality_of(text)
+        if modality and modality not in kinds and _is_path(text):
+            names = ", ".join(dict.fromkeys(task.name for task in tasks))
+            suffixes = [suffix for kind in MODALITIES if kind in kinds for suffix in MEDIA_SUFFIXES[kind]]
+            raise DataError(
+                f"{names} reads {' and '.join(PLURALS[kind] for kind in sorted(kinds)) or 'texts'}, "
+                f"not {PLURALS[modality]}",
+                where=text,
+                wanted=", ".join(suffixes or SUFFIXES),
+            )
 
 
 def with_problems(inputs: Inputs, tasks: Sequence[Task]) -> Inputs:

@@ -75,6 +75,7 @@ def prompt_source(
         null_id=tokenizer.null_id,
         bos_ids=tokenizer.bos_ids,
         has_words=backbone.family.has_words,
+        modalities=backbone.modalities,
         states=partial(_states, backbone, examples) if examples else no_rows,
         probe=partial(_probe, backbone, encoder, examples, cache) if examples else no_rows,
         predicts_words=predicts_words(backbone, encoder.task),

@@ -5,6 +5,7 @@ from dataclasses import replace
 from overture.core.config import Config, validated
 from overture.core.errors import ConfigError
 from overture.core.injection import LayerMemory
+from overture.core.media import PLURALS
 from overture.prompt.config import PromptConfig
 from overture.prompt.inits import start_of
 from overture.prompt.labels import LABEL_RATE, label_start, with_labels
@@ -103,12 +104,16 @@ def _in_captions(config: PromptConfig, method: Method, options: Config, source: 
         ConfigError: the model has no such tower, or the start is none of texts.
     """
     if source.captions is None or source.texts is None:
+        reads_images = "image" in source.modalities
+        modality_names = ", ".join(PLURALS[modality] for modality in sorted(source.modalities))
         raise ConfigError(
             f"method {method.name!r} needs a model that compares images with texts",
             where="prompt.method",
-            got="a model without a tower of texts, or without the files of its tokenizer",
+            got="a model without a tower of texts, or without the files of its tokenizer"
+            if reads_images
+            else f"a model of {modality_names}",
             wanted="a model such as CLIP, with tokenizer.json beside its weights",
-            fix="--backbone openai/clip-vit-base-patch16, or --method deep",
+            fix="--backbone openai/clip-vit-base-patch16, or --method deep" if reads_images else "--method deep",
         )
     if config.init in ("labels", "patches", "zero"):
         raise ConfigError(

@@ -88,6 +88,7 @@ class PromptSource:
         encoder: the same of an encoder-decoder's encoder; then these are the decoder's.
         captions: the tower of texts of a model that compares images with texts; None in other models.
         texts: the facts of that tower.
+        modalities: of the model's input.
         label_texts: the words of each label, as captions have them.
     """
 
@@ -114,6 +115,7 @@ class PromptSource:
     encoder: "PromptSource | None" = None
     captions: Captions | None = None
     texts: "PromptSource | None" = None
+    modalities: frozenset[str] = frozenset({"text"})
     label_texts: tuple[str, ...] = ()
 
     def lowest(self, num_layers: int) -> "PromptSource":

@@ -51,6 +51,7 @@ from overture.data.task import portable
 from overture.engine.backbone import Backbone
 from overture.jobs.compare.budget import SmallestComparison, Speed, check_smallest, chosen_plan
 from overture.jobs.compare.cells import CellContext, CellJob, context_of, measured, trial
+from overture.jobs.compare.fixes import named_as_ways
 from overture.jobs.compare.folder import CellFolder, PlanRequest, constant, keys_of
 from overture.jobs.compare.forecast import Forecast
 from overture.jobs.compare.options import CompareConfig
@@ -385,7 +386,12 @@ class _Comparison:
         except UserError as error:
             where = f"--way {way.name}" + (f": {error.where}" if error.where else "")
             raise type(error)(
-                error.what, where=where, got=error.got, wanted=error.wanted, fix=error.fix, problems=error.problems
+                error.what,
+                where=where,
+                got=error.got,
+                wanted=error.wanted,
+                fix=named_as_ways(error.fix, way),
+                problems=error.problems,
             ) from error
 
     def _refuse_other_requests(self, rerun_key: Key | None = None) -> None:
