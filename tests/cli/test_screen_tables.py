@@ -5,8 +5,10 @@ import io
 import pytest
 from rich.console import Console
 
-from overture.cli.out import show_text, wrapped
+from overture.cli.out import counted, show_text, wrapped
+from overture.cli.search import _rise
 from overture.cli.tables import Column, show_facts, show_table
+from overture.core.records.search import RateResult
 
 
 def screen(width: int) -> Console:
@@ -89,3 +91,16 @@ def test_colour_is_left_out_where_it_is_not_wanted(monkeypatch):
     monkeypatch.delenv("NO_COLOR")
     monkeypatch.setenv("TERM", "dumb")
     assert "\x1b" not in shown()
+
+
+def test_a_range_test_says_what_the_loss_did():
+    values = {"task": "t", "method": "deep", "place": "memory", "length": 4, "default": 0.01, "steepest": 0.001}
+    values |= {"rates": [0.001, 0.002, 0.004], "losses": [0.7, 0.5, 0.7], "seconds": 1.0, "charts": [], "notices": []}
+    result = RateResult(**values, smooth=[0.7, 0.55, 0.62], blow_up=0.004, suggested=0.0004)
+    assert "rose for good, smoothed from 0.55 to 0.62, at the learning rate 0.004" in _rise(result)
+    assert "no longer a number" in _rise(result.model_copy(update={"blow_up": 0.008}))
+
+
+@pytest.mark.parametrize(("count", "text"), [(1, "1 sound"), (0, "0 sounds"), (2000, "2,000 sounds")])
+def test_counts_have_their_plurals(count, text):
+    assert counted(count, "sound") == text

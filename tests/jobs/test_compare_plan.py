@@ -12,6 +12,7 @@ from overture.data.task import Task
 from overture.jobs.compare.budget import SmallestComparison, Speed, check_smallest, chosen_plan
 from overture.jobs.compare.cells import ordered
 from overture.jobs.compare.fixes import named_as_ways
+from overture.jobs.compare.forecast import times_text
 from overture.jobs.compare.ways import way_named
 from overture.jobs.run.request import TuneConfig
 from overture.train.options import TrainConfig
@@ -203,3 +204,7 @@ def test_fewer_test_rows_are_proposed_only_where_they_help() -> None:
 )
 def test_fixes_name_ways(way: str, fix: str, expected: str) -> None:
     assert named_as_ways(fix, way_named(way, TuneConfig(task=TASK))) == expected
+
+
+def test_once_is_no_plural() -> None:
+    assert (times_text(1), times_text(2)) == ("once", "2 times")

@@ -184,6 +184,11 @@ def size_text(num_bytes: float | None) -> str:
     return f"{num_bytes / 1e9:.1f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:.0f} MB"
 
 
+def counted(count: int, noun: str) -> str:
+    """A number of things: 1 sound, 2,000 sounds."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
 def seconds_text(seconds: float) -> str:
     """A time span for people."""
     if seconds < 90:

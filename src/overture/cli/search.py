@@ -214,6 +214,15 @@ def lr_command(
     show_next("Next:", [f"overture tune {shlex.quote(str(task))} {way} --set train.lr={rate:.2g}"])
 
 
+def _rise(result: "RateResult") -> str:
+    """What the loss did at the rate that ended the test."""
+    if result.blow_up not in result.rates:
+        return f"The loss was no longer a number at the learning rate {result.blow_up:.2g}"
+    lowest, last = min(result.smooth), result.smooth[-1]
+    values = f", smoothed from {lowest:.3g} to {last:.3g}" if last > lowest else ""
+    return f"The loss rose for good{values}, at the learning rate {result.blow_up:.2g}"
+
+
 def _show_rates(result: "RateResult") -> None:
     out = console()
     steps = list(zip(result.rates, result.losses, result.smooth, strict=True))
@@ -225,9 +234,9 @@ def _show_rates(result: "RateResult") -> None:
     ]
     show_table(out, columns, f"{result.task}, {result.method}-{result.place}")
     if result.suggested:
-        text = f"The loss blew up at {result.blow_up:.2g}; a tenth of that is suggested: {result.suggested:.2g}."
+        text = f"{_rise(result)}; a tenth of that rate is suggested: {result.suggested:.2g}."
     else:
-        text = f"The loss never blew up, so the test tells nothing: the usual rate stays, {result.default:.2g}."
+        text = f"The loss did not rise for good, so the test tells nothing: the usual rate stays, {result.default:.2g}."
     show_text(out, text, style="green" if result.suggested else "yellow")
     took = seconds_text(result.seconds)
     show_text(

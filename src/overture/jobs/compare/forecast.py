@@ -15,6 +15,11 @@ from overture.jobs.compare.rates import FURTHER
 from overture.jobs.compare.ways import Way
 
 
+def times_text(count: int) -> str:
+    """How often something is done."""
+    return "once" if count == 1 else f"{count} times"
+
+
 @dataclass(frozen=True, slots=True)
 class Forecast:
     """The work that is left of a comparison.
@@ -56,7 +61,7 @@ class Forecast:
             if not keys:
                 continue
             rows = f"on {', '.join(map(str, sorted({key.size for key in keys})))} rows"
-            work_text = f"built {len(keys)} times {rows}" if way.needs_rows else "as it is"
+            work_text = f"built {times_text(len(keys))} {rows}" if way.needs_rows else "as it is"
             if way.rates:
                 work_text = f"{len(keys)} training{'s' if len(keys) > 1 else ''} {rows}"
             if num_trials := self._num_trials(way, plan):
