@@ -1,5 +1,7 @@
 """``overture init``: the first task file and the report of its data, for files of every shape."""
 
+import json
+
 import pytest
 import yaml
 from reading import labelled, loaded
@@ -279,3 +281,10 @@ def test_rows_without_any_label_are_told_as_such(jsonl):
         starting_task(jsonl([{"text": f"text {n}", "label": None} for n in range(6)]))
     assert "6 rows" in caught.value.got
     assert "training" in caught.value.fix
+
+
+def test_rows_that_are_tested_and_trained_on_are_counted(tmp_path):
+    for split, texts in (("train", range(12)), ("validation", range(20, 26)), ("test", range(8, 14))):
+        rows = [{"text": f"text {n}", "label": "ab"[n % 2]} for n in texts]
+        (tmp_path / f"{split}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    assert starting_task(tmp_path).report.repeats_of_training == {"test": 4}

@@ -37,7 +37,11 @@ def data_report(
         num_tokens: how many tokens texts have for the model; None where its tokenizer is not at hand.
     """
     rows = [row for members in rows_of.values() for row in members]
-    readable = [row for row in rows if not row_problems(task, row, with_answer=False)]
+    readable_of = {
+        split: [row for row in members if not row_problems(task, row, with_answer=False)]
+        for split, members in rows_of.items()
+    }
+    readable = [row for members in readable_of.values() for row in members]
     usable = [row for row in readable if not task.spec.problems(task, row)]
     texts = [texts_of(task, row) for row in readable]
     row_texts = [" ".join(fields.values()) for fields in texts]
@@ -54,6 +58,7 @@ def data_report(
         unlabelled=sum(is_unlabelled(task, row) for row in rows),
         repeats=repeats,
         contradictions=contradictions,
+        repeats_of_training=_repeats_of_training(task, readable_of),
         words=None if task.media else _lengths([len(_WORD.findall(text)) for text in row_texts]),
         tokens=_lengths(num_tokens(row_texts)) if num_tokens else None,
         languages={} if task.media else languages_of(row_texts[:: max(len(row_texts) // _MAX_ROWS_READ, 1)]),
@@ -104,6 +109,17 @@ def _alike_labels(labels: Sequence[str]) -> list[tuple[str, str]]:
             if difflib.SequenceMatcher(None, label.lower(), other.lower()).ratio() >= _ALIKE:
                 pairs.append((label, other))
     return pairs
+
+
+def _repeats_of_training(task: Task, rows_of: Mapping[str, Sequence[Row]]) -> dict[str, int]:
+    """How many rows of each other split show what a training row shows; splits without any are left out."""
+    training_keys = {repeat_key(task, row) for row in rows_of.get("train", ())}
+    counts = {
+        split: sum(repeat_key(task, row) in training_keys for row in rows)
+        for split, rows in rows_of.items()
+        if split != "train"
+    }
+    return {split: count for split, count in counts.items() if count}
 
 
 def _repeats(task: Task, rows: Sequence[Row]) -> tuple[int, int]:

@@ -66,6 +66,9 @@ class DataReport(Record):
     media: MediaReport | None = Field(None, description="the rows' images or sounds")
     unlabelled: int = Field(0, description="rows without a label or answer")
     repeats: int = Field(0, description="rows that show what an earlier row shows")
+    repeats_of_training: dict[str, int] = Field(
+        {}, description="rows that show what a training row shows, by validation and test"
+    )
     contradictions: int = Field(0, description="repeats with another label or answer")
     words: Lengths | None = Field(None, description="lengths of the rows' texts in words")
     tokens: Lengths | None = Field(None, description="in the model's tokens; none where its tokenizer is not at hand")
