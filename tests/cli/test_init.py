@@ -79,3 +79,11 @@ def test_parts_that_a_shell_has_named_are_one_table(overture, tmp_path):
     (tmp_path / "other.csv").write_text("text,label\na,b\n")
     refused = overture("init", "train_1.csv", "other.csv", "-o", "more.yaml", "--json")
     assert (refused.code, "other.csv" in refused.json["got"]) == (2, True)
+
+
+def test_test_rows_that_are_trained_on_are_warned_of(overture, tmp_path):
+    text = "text,label\n" + "".join(f"text {i},{'ab'[i % 2]}\n" for i in range(24))
+    for split in ("train", "test"):
+        (tmp_path / f"{split}.csv").write_text(text)
+    done = overture("init", tmp_path / "train.csv")
+    assert "Warning: 24 of 24 test rows repeat a training row" in " ".join(done.out.split())

@@ -116,3 +116,19 @@ def test_methods_of_images_are_not_advised_for_sounds(sounds, tmp_path, overture
     refused = overture("tune", "task.yaml", "--method", "kgcoop", "--place", "before")
     assert refused.code == 2
     assert ("clip" in refused.err.lower().partition("fix:")[2], "a model of sounds" in refused.err) == (False, True)
+
+
+def test_init_tells_what_its_model_cannot_read(sounds, tmp_path, overture, make_task):
+    model = folder_of("whisper", tmp_path / "model")
+    begun = overture("init", str(sounds), "--backbone", f"{model}@0.1s", "--json")
+    assert begun.code == 0, begun.err
+    assert any("reads 0.1 at most" in note and "@1s" in note for note in begun.json["notes"])
+    begun = overture("init", str(sounds), "--backbone", model, "--force")
+    assert "at most" not in begun.out
+    rows = "text,label\n" + "".join(f"text {i},{'ab'[i % 2]}\n" for i in range(24))
+    (tmp_path / "rows.csv").write_text(rows)
+    refused = overture("init", "rows.csv", "--backbone", model, "-o", "texts.yaml")
+    assert (refused.code, Path("texts.yaml").exists()) == (2, False)
+    assert "does not read texts" in refused.err
+    refused = overture("init", str(sounds), "--backbone", "smollm2", "-o", "sounds.yaml")
+    assert (refused.code, "does not read sounds" in refused.err) == (2, True)

@@ -14,10 +14,12 @@ from transformers import Gemma3Config
 from fakes import make_backbone, make_inner_tokenizer
 from overture.core.errors import ArtifactError, BackboneError
 from overture.engine import load, model_files
+from overture.engine.connectors import CONNECTORS
 from overture.engine.families import FAMILIES
 from overture.engine.info import weights_digest
+from overture.engine.input_facts import OF_IMAGES, OF_IMAGES_AND_TEXTS, OF_SOUNDS, input_facts
 from overture.engine.load import load_backbone
-from overture.engine.options import ENCODERS, is_encoder
+from overture.engine.options import ENCODERS, TOWERS, is_encoder
 from overture.evaluate.facts import backbone_ref, check_backbone
 from tiny_configs import config_of
 
@@ -157,3 +159,33 @@ def test_a_gguf_file_that_lacks_weights_is_refused(tmp_path, monkeypatch):
         load_backbone(str(tmp_path / "tiny.gguf"))
     assert "mlp.up_proj" in refusal.value.got
     assert not list((tmp_path / "cache" / "models").glob("tiny*"))
+
+
+def test_the_inputs_known_by_the_config_file_are_those_of_the_families():
+    families = FAMILIES.items()
+    reads = {name: (family.encoder or family).reads for name, family in families}
+    assert {name for name, modality in reads.items() if modality == "image"} == {*OF_IMAGES} - {*TOWERS}
+    assert {name for name, modality in reads.items() if modality == "audio"} == {*OF_SOUNDS}
+    assert {*OF_IMAGES_AND_TEXTS} == {*CONNECTORS}
+
+
+def test_what_a_model_reads_is_read_from_its_small_files(tmp_path):
+    facts = {"whisper": ({"audio"}, True, 30.0), "hubert": ({"audio"}, False, None), "llama": ({"text"}, True, None)}
+    facts |= {
+        "vit": ({"image"}, False, None),
+        "clip": ({"image"}, False, None),
+        "llava": ({"image", "text"}, True, None),
+    }
+    for name, expected in facts.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(json.dumps({"model_type": name}))
+        if name == "whisper":
+            values = {"feature_extractor_type": "WhisperFeatureExtractor"}
+            (tmp_path / name / "preprocessor_config.json").write_text(json.dumps(values))
+        found = input_facts(str(tmp_path / name))
+        assert found is not None
+        assert ({*found.modalities}, found.has_words, found.window_s) == expected
+    short = input_facts(f"{tmp_path / 'whisper'}@2s")
+    assert short is not None
+    assert (short.window_s, short.longest_window_s) == (2.0, 30.0)
+    assert input_facts("nobody/has-this") is None

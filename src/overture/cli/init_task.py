@@ -1,5 +1,6 @@
 """``overture init``: a first task file from data."""
 
+import math
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,18 +9,21 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from overture.cli.options import JsonOption
-from overture.cli.out import console, emit, show_text
+from overture.cli.out import console, counted, emit, show_text
 from overture.cli.report import show_next
 from overture.cli.settings import schema_line
-from overture.core.errors import ConfigError
+from overture.core.errors import BackboneError, ConfigError
 from overture.core.media import PLURALS
-from overture.engine.options import local_source
+from overture.engine.options import EMBEDDED, local_source, sized
 
 if TYPE_CHECKING:
     from overture.core.records.start import DataReport, MediaReport
     from overture.data.init_task import StartedTask
+    from overture.engine.input_facts import InputFacts
 
 _MAX_LABELS = 12
+_TOLERANCE_S = 0.01
+"""So much longer than the window a sound may be."""
 
 
 def command(
@@ -106,6 +110,7 @@ def command(
 def _started(file: Path, folder: Path, backbone: str | None, name: str | None) -> "StartedTask":
     from overture.data.init_task import starting_task
     from overture.data.task import Task
+    from overture.engine.input_facts import input_facts
     from overture.engine.token_counts import token_counter
 
     num_tokens = token_counter(backbone or Task.model_fields["backbone"].default)
@@ -113,7 +118,51 @@ def _started(file: Path, folder: Path, backbone: str | None, name: str | None) -
         return starting_task(file, folder, name=name, num_tokens=num_tokens)
     from overture.engine.load import label_place
 
-    return starting_task(file, folder, backbone, lambda words: label_place(backbone, words), name, num_tokens)
+    facts = input_facts(backbone)
+    has_words = facts is None or facts.has_words
+    started = starting_task(
+        file, folder, backbone, lambda words: label_place(backbone, words), name, num_tokens, has_words
+    )
+    if facts is not None:
+        _check_reads(backbone, facts, started.report.media)
+        started.notes.extend(_window_notes(backbone, facts, started.report.media))
+    return started
+
+
+def _check_reads(backbone: str, facts: "InputFacts", media: "MediaReport | None") -> None:
+    """Refuse a model that does not read such rows.
+
+    Raises:
+        BackboneError: it reads something else.
+    """
+    from overture.data.init_task import MEDIA_BACKBONES
+
+    modality = media.modality if media else "text"
+    if modality not in facts.modalities:
+        noun = PLURALS[modality]
+        usual = MEDIA_BACKBONES.get(modality, next(iter(EMBEDDED)))
+        raise BackboneError(
+            f"this model does not read {noun}, which the data hold",
+            where="--backbone",
+            got=f"{backbone}, a model of {' and '.join(PLURALS[part] for part in sorted(facts.modalities))}",
+            wanted=f"a model of {noun}",
+            fix=f"leave --backbone out, or name one such as {usual}",
+        )
+
+
+def _window_notes(backbone: str, facts: "InputFacts", media: "MediaReport | None") -> Iterator[str]:
+    """A note on sounds that are longer than the model's window."""
+    longest_s = max(media.seconds, default=0.0) if media else 0.0
+    if facts.window_s is None or longest_s <= facts.window_s + _TOLERANCE_S:
+        return
+    window_s = math.ceil(longest_s)
+    fix = "cut the longer ones"
+    if facts.longest_window_s and facts.window_s < window_s <= facts.longest_window_s:
+        fix += f", or name a longer window: --backbone {sized(backbone)[0]}@{window_s}s"
+    yield (
+        f"the longest sound has {longest_s:.2f} seconds, and {backbone} reads {facts.window_s:g} at most, so tune "
+        f"would stop: {fix}"
+    )
 
 
 def _lines(report: "DataReport") -> Iterator[str]:
@@ -147,6 +196,11 @@ def _lines(report: "DataReport") -> Iterator[str]:
     if report.repeats:
         differing = f", {report.contradictions:,} of them with another answer" if report.contradictions else ""
         yield f"Rows that repeat an earlier row: {report.repeats:,}{differing}; data.drop: [repeats] leaves them out"
+    for split, num_repeats in report.repeats_of_training.items():
+        yield (
+            f"Warning: {num_repeats:,} of {counted(report.rows[split], f'{split} row')} repeat a training row: the "
+            "score will be too good; data.drop: [repeats] leaves those training rows out"
+        )
     for label, other in report.alike:
         yield f"Nearly the same: {label!r} and {other!r}; list one of them under also if it is a misspelling"
     if report.left_out:
@@ -158,9 +212,11 @@ def _media_lines(media: "MediaReport") -> Iterator[str]:
     what = PLURALS[media.modality]
     if media.seconds:
         yield "Seconds: {} (shortest), {} (median), {} (longest)".format(*(f"{s:.2f}" for s in media.seconds))
-        yield f"Samples a second: {', '.join(f'{rate} ({count:,} sounds)' for rate, count in media.rates.items())}"
+        rates = ", ".join(f"{rate} ({counted(count, 'sound')})" for rate, count in media.rates.items())
+        yield f"Samples a second: {rates}"
     if media.sizes:
-        yield f"Pixels: {', '.join(f'{size} ({count:,} images)' for size, count in media.sizes.items())}"
+        sizes = ", ".join(f"{size} ({counted(count, 'image')})" for size, count in media.sizes.items())
+        yield f"Pixels: {sizes}"
     if media.broken:
         yield f"Broken {what}: {media.broken:,}; correct or remove them, since a run names them and does not start:"
         yield from (f"  {problem}" for problem in media.first_broken)
@@ -171,6 +227,6 @@ def _media_lines(media: "MediaReport") -> Iterator[str]:
         yield f"Nearly the same in two splits: {first} and {second}: scores will be too good"
     for source in media.sources:
         yield (
-            f"Warning: each value of {source.what} goes with one label alone ({'; '.join(source.examples)}): "
-            "a model may learn it instead of the label. Test with values that no training row has."
+            f"Warning: {source.what} tells the label ({'; '.join(source.examples)}): a model may learn it instead of "
+            "what the label means. Test with values that no training row has."
         )

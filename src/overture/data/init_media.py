@@ -165,13 +165,15 @@ def _sources(
     if len(set(labels)) < 2 or "" in labels:
         return
     facts: dict[str, list[str | None]] = defaultdict(lambda: [None] * len(rows))
+    shown: dict[tuple[str, str], str] = {}
     for number, row in enumerate(rows):
         for column, value in row.fields.items():
             if column not in (name, *targets) and (text := label_text(value)):
                 facts[f"column {column}"][number] = text
         value = row.fields.get(name)
-        for place, part in enumerate(_parts(value)) if isinstance(value, str) else ():
-            facts[f"part {place + 1} of the file's name"][number] = part
+        for fact, part in _parts(value) if isinstance(value, str) else ():
+            facts[fact][number] = part
+            shown.setdefault((fact, part), f"{repr(part) if part else 'a number'} in {PurePath(str(value)).name}")
     for fact, values in facts.items():
         if None in values:
             continue
@@ -185,12 +187,17 @@ def _sources(
         yield SourceOfLabel(
             what=fact,
             values=len(labels_of),
-            examples=[f"{text}: {min(golds)}" for text, golds in list(labels_of.items())[:3]],
+            examples=[f"{shown.get((fact, text), text)}: {min(golds)}" for text, golds in list(labels_of.items())[:3]],
         )
 
 
-def _parts(name: str) -> list[str]:
-    """The pieces of a file's name, folders with them, that `_`, `-`, a point or a space divides; no numbers."""
+def _parts(name: str) -> Iterator[tuple[str, str]]:
+    """The pieces of a file's name that `_`, `-`, a point or a space divides, and those of its folders.
+
+    Numbers at their ends are left out, so a piece that is a number is empty. Each piece comes with its place.
+    """
     path = PurePath(name)
-    pieces = [piece for part in (*path.parts[:-1], path.stem) for piece in re.split(r"[_\-. ]+", part)]
-    return [re.sub(r"\d+$", "", piece) or "#" for piece in pieces]
+    parts = [(f"the name of folder {depth}", folder) for depth, folder in enumerate(path.parts[:-1], 1)]
+    for whose, part in (*parts, ("the file's name", path.stem)):
+        for place, piece in enumerate(re.split(r"[_\-. ]+", part), 1):
+            yield f"part {place} of {whose}", re.sub(r"\d+$", "", piece)

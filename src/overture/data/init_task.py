@@ -28,7 +28,12 @@ from overture.data.values import clean_label, normal_spelling
 LabelPlace = Literal["end", "mask", "vectors"]
 """How a model tells labels apart: a word behind the text, a word at a mask, or vectors of their own."""
 
-_MEDIA_BACKBONES = {"image": "facebook/dinov2-small@112px", "audio": "openai/whisper-tiny"}
+MEDIA_BACKBONES = {"image": "facebook/dinov2-small@112px", "audio": "openai/whisper-tiny"}
+"""Models that a task of images or of sounds names if the user names none; that of images has no words."""
+_WORDLESS_LABELS = (
+    "Label to its name, for people: the model reads no words. Or to {words, also}, where also lists other spellings "
+    "of the label in the data."
+)
 _NUM_PLACES = 3
 """Rows that a note names."""
 _SPLIT_NAMES = {"train": ("train",), "validation": ("validation", "valid", "dev"), "test": ("test",)}
@@ -56,6 +61,7 @@ def starting_task(
     place_of: Callable[[Sequence[str]], LabelPlace] = lambda words: "end",
     name: str | None = None,
     num_tokens: Callable[[Sequence[str]], list[int]] | None = None,
+    has_words: bool = True,
 ) -> StartedTask:
     """Write a commented task file for some data.
 
@@ -66,6 +72,7 @@ def starting_task(
         place_of: how that model tells labels with such words apart.
         name: the task's name; from the path if None.
         num_tokens: how many tokens texts have for that model; None where its tokenizer is not at hand.
+        has_words: whether that model reads words, so that labels are such.
 
     Raises:
         DataError: the data cannot be read, no field looks like a label or an answer, or the model writes no answers.
@@ -86,7 +93,8 @@ def starting_task(
     if name is not None and values["name"] != name:
         notes.append(f"the name {name!r} became {values['name']}: names consist of lower-case letters, digits, - and _")
     if media and not backbone:
-        backbone = _MEDIA_BACKBONES[media[1]]
+        backbone = MEDIA_BACKBONES[media[1]]
+        has_words = media[1] == "audio"
         notes.append(f"the model is {backbone} of the Hub; name another, or a folder, with --backbone")
     values |= {"backbone": backbone} if backbone else {}
     values["data"] = {**{split: str(source.resolve()) for split, source in sources.items()}, **table.settings}
@@ -103,6 +111,8 @@ def starting_task(
     has_columns = "one_hot" in guess.keys.get("options", {})
     labels, spellings = (list(guess.labels), {}) if has_columns else _spellings(guess.labels)
     keys = _keys(replace(guess, shown=()) if media else guess, texts, labels, place_of, str(first))
+    if not has_words and "labels" in keys:
+        keys["labels"] = {label: word.strip() or word for label, word in keys["labels"].items()}
     # A model without words has no template, and others need none.
     values |= {name: value for name, value in keys.items() if not media or name not in ("template", "read")}
     if spellings:
@@ -121,7 +131,8 @@ def starting_task(
         if column.name not in used_fields
     ]
     report = data_report(task, _by_split(rows_of, tables), left_out, None if media else num_tokens)
-    return StartedTask(task_text(values, folder or Path.cwd()), notes, report)
+    comments = {} if has_words else {"labels": _WORDLESS_LABELS}
+    return StartedTask(task_text(values, folder or Path.cwd(), comments), notes, report)
 
 
 def _sources(path: Path) -> dict[str, Path]:

@@ -6,6 +6,7 @@ import textwrap
 import unicodedata
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import yaml
@@ -28,12 +29,13 @@ def slug(name: str) -> str:
     return re.sub(r"-{2,}", "-", text).strip("-_")[:64].rstrip("-_") or "task"
 
 
-def task_text(values: Mapping[str, Any], folder: Path) -> str:
+def task_text(values: Mapping[str, Any], folder: Path, comments: Mapping[str, str] = MappingProxyType({})) -> str:
     """A task file's text.
 
     Args:
         values: its keys; paths are absolute, or relative to the working folder.
         folder: the folder of the task file, to which its paths are written relative.
+        comments: for keys whose description does not fit.
     """
     lines: list[str] = []
     for key, value in values.items():
@@ -47,12 +49,12 @@ def task_text(values: Mapping[str, Any], folder: Path) -> str:
                 shown_value = os.path.relpath(entry, folder) if name in PATHS else entry
                 lines += [*_comment(DataConfig, name, "  "), textwrap.indent(_entry(name, shown_value), "  ")]
         else:
-            lines += [*_comment(Task, key), _entry(key, value)]
+            lines += [*_comment(Task, key, text=comments.get(key)), _entry(key, value)]
     return "\n".join(lines) + "\n"
 
 
-def _comment(model: type[BaseModel], field: str, indent: str = "") -> Iterator[str]:
-    text = model.model_fields[field].description or ""
+def _comment(model: type[BaseModel], field: str, indent: str = "", text: str | None = None) -> Iterator[str]:
+    text = text or model.model_fields[field].description or ""
     yield from textwrap.wrap(text, _WIDTH, initial_indent=f"{indent}# ", subsequent_indent=f"{indent}# ")
 
 
