@@ -1,12 +1,15 @@
 """The tokenizer as the rest of the code sees it."""
 
+import numpy
 import pytest
 from tokenizers import AddedToken, decoders, models, pre_tokenizers
 from tokenizers import Tokenizer as Inner
 from transformers import PreTrainedTokenizerFast
 
 from fakes import make_inner_tokenizer
-from overture.core.errors import DataError
+from overture.core.errors import BackboneError, DataError
+from overture.core.media import Media
+from overture.engine.frontends.wordless import NoWords
 from overture.engine.tokenizer import Tokenizer
 from tiny_configs import CONTEXT
 
@@ -86,3 +89,11 @@ def test_whisper_begins_in_the_language_and_for_the_task_that_are_asked_for():
         with pytest.raises(DataError) as error:
             tokenizer.speech_start(language, is_translated)
         assert error.value.where == ("translate" if is_translated else "language")
+
+
+@pytest.mark.parametrize("make", [lambda: NoWords("some/vit", "images"), lambda: Tokenizer(make_inner_tokenizer(), 64)])
+def test_a_model_of_the_other_input_is_named_in_the_fix(make):
+    sound = Media.of_array(numpy.zeros(8, dtype=numpy.float32), "a.wav", 8000)
+    with pytest.raises(BackboneError) as caught:
+        make().segments(sound)
+    assert "a model of sounds" in caught.value.fix
