@@ -105,7 +105,7 @@ def _in_captions(config: PromptConfig, method: Method, options: Config, source: 
     """
     if source.captions is None or source.texts is None:
         reads_images = "image" in source.modalities
-        modality_names = ", ".join(PLURALS[modality] for modality in sorted(source.modalities))
+        modality_names = " and ".join(PLURALS[modality] for modality in sorted(source.modalities))
         raise ConfigError(
             f"method {method.name!r} needs a model that compares images with texts",
             where="prompt.method",
