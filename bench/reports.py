@@ -31,6 +31,7 @@ TASKS = {
     "cifar10-2000": "The same pictures, 200 of each kind",
     "textile": "Defects in cloth, seen by an encoder of images",
     "textile-224": "Defects in cloth, seen at 224 pixels",
+    "spoken-questions": "Spoken questions, written down",
     "textile-deep": "Defects in cloth, read in the best layer of an encoder of images",
 }
 
