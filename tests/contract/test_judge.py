@@ -15,6 +15,7 @@ from overture.core.rows import Encoded
 from overture.engine.answerer import LocalAnswerer
 from overture.engine.cache import InputCache
 from overture.engine.judge import LocalJudge
+from sound_fakes import sound_backbone_of, sound_rows
 from tiny_configs import CONTEXT
 
 CASES = [Case("vectors", "before"), Case("vectors", "after"), Case("prefix", "memory"), Case("dept", "before")]
@@ -35,6 +36,23 @@ def test_losses_equal_one_by_one(family, max_tokens):
     answerer = LocalAnswerer(backbone_of(family, torch.float64), InputCache(1 << 24))
     prompts, rows = injections_of(family), make_rows(FAMILIES[family], LENGTHS)
     losses = LocalJudge(answerer, max_tokens).losses(prompts, rows)
+    with torch.no_grad():
+        question = Losses(with_vector_targets=False)
+        alone = [[answerer.ask([(row, prompt)], question)[0] for row in rows] for prompt in prompts]
+    torch.testing.assert_close(losses, torch.stack([torch.stack(own) for own in alone]), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("max_tokens", [1, 10_000])
+def test_sounds_that_lie_wholly_in_an_encoder_need_no_live_token(max_tokens):
+    backbone = sound_backbone_of("whisper")
+    answerer = LocalAnswerer(backbone, InputCache(1 << 24))
+    prompt = make_prompt(CASES[1], backbone, length=2).injection().map(torch.Tensor.detach)
+    prompts, rows = [prompt, None], sound_rows(backbone)
+    judge = LocalJudge(answerer, max_tokens)
+    losses = judge.losses(prompts, rows)
+    # Without the prompt beside it a row has no live token at all.
+    torch.testing.assert_close(judge.losses([None], rows), losses[1:], rtol=1e-9, atol=1e-9)
+    assert judge.scores([None], rows).shape[:2] == (1, len(rows))
     with torch.no_grad():
         question = Losses(with_vector_targets=False)
         alone = [[answerer.ask([(row, prompt)], question)[0] for row in rows] for prompt in prompts]

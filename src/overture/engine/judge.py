@@ -70,7 +70,8 @@ class LocalJudge:
             by_input.setdefault(is_kept, []).append(number)
         for is_kept, numbers in by_input.items():
             longest = max(_num_live(prompts[number]) for number in numbers)
-            lengths = [longest + row.num_tokens - (row.num_input if is_kept else 0) for row in rows]
+            # A row whose whole input is kept, such as a sound in an encoder, has no live token but those of the answer.
+            lengths = [max(1, longest + row.num_tokens - (row.num_input if is_kept else 0)) for row in rows]
             parts = list(groups(order, lambda index: lengths[index] * len(numbers), self.max_tokens))  # noqa: B023
             part_replies = []
             for part in parts:
