@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -80,6 +81,18 @@ def test_bad_data(case, make_task, overture, tmp_path) -> None:
     done = overture("tune", task, "--json")
     assert (done.code, done.json["error"]) == (2, "DataError")
     assert message in str(done.json["problems"])
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="this system has no /proc")
+def test_places_that_take_no_files_are_refused_before_the_model_is_loaded(tuned, make_task, overture) -> None:
+    for done in (
+        overture("predict", "mood@1", "a fine day", "-o", "/proc/x.csv"),
+        overture("tune", make_task(), "--store", "/proc/store"),
+    ):
+        assert done.code == 2
+        assert "cannot be written" in done.err
+        assert "/proc" in done.err
+        assert "loading" not in done.err
 
 
 def test_near_names_are_told(tuned, overture) -> None:

@@ -18,6 +18,7 @@ from overture.core.errors import DiskFull, StoreError, StoreLocked, StoreReadOnl
 
 TEMPORARY = ".overture-tmp-"
 _LOCK_POLL_S = 0.02
+_REFUSALS = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR)
 
 
 def cache_dir() -> Path:
@@ -46,6 +47,23 @@ def no_room_as_disk_full(path: Path) -> Iterator[None]:
         raise
 
 
+@contextmanager
+def no_right_as_read_only(folder: Path) -> Iterator[None]:
+    """Turn the system's refusal to make or replace a file into a `StoreReadOnly` that names the folder.
+
+    File systems of the system's own, such as ``/proc``, refuse with "no such file" in a folder that exists.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _REFUSALS:
+            fix = "get the right to write there, or name another folder"
+            raise StoreReadOnly(
+                "the folder cannot be written", where=str(folder), got=error.strerror or "", fix=fix
+            ) from error
+        raise
+
+
 def fsync_dir(path: Path) -> None:
     """Make renames in a directory survive a power loss."""
     handle = os.open(path, os.O_RDONLY)
@@ -65,21 +83,24 @@ def replacing(path: Path, *, is_private: bool = False) -> Iterator[Path]:
 
     Raises:
         DiskFull: no room; the old file is intact.
+        StoreReadOnly: the folder cannot be written; the old file is intact.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.parent / f"{TEMPORARY}{os.getpid()}-{path.name}"
     try:
         with no_room_as_disk_full(path):
-            temporary.unlink(missing_ok=True)
-            # The file is made here: a link that somebody put there is never followed.
-            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-            os.close(os.open(temporary, flags, 0o600 if is_private else 0o666))
+            with no_right_as_read_only(path.parent):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                temporary.unlink(missing_ok=True)
+                # The file is made here: a link that somebody put there is never followed.
+                flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+                os.close(os.open(temporary, flags, 0o600 if is_private else 0o666))
             mode = temporary.stat().st_mode
             yield temporary
             with open(temporary, "rb+") as handle:
                 os.fsync(handle.fileno())
             temporary.chmod(mode)
-            os.replace(temporary, path)
+            with no_right_as_read_only(path.parent):
+                os.replace(temporary, path)
             fsync_dir(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
@@ -90,6 +111,7 @@ def write_atomic(path: Path, data: bytes | str) -> None:
 
     Raises:
         DiskFull: no room; the old file is intact.
+        StoreReadOnly: the folder cannot be written; the old file is intact.
     """
     with replacing(Path(path)) as temporary:
         temporary.write_bytes(data.encode() if isinstance(data, str) else data)
@@ -110,10 +132,12 @@ def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
     Raises:
         DiskFull: no room; nothing is left behind.
         StoreError: the folder exists.
+        StoreReadOnly: the folder above it cannot be written.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=TEMPORARY, dir=path.parent))
+    with no_room_as_disk_full(path), no_right_as_read_only(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=TEMPORARY, dir=path.parent))
     try:
         with no_room_as_disk_full(path):
             fill(temporary)
@@ -165,18 +189,6 @@ def no_link_error(path: Path) -> Iterator[None]:
         raise
 
 
-@contextmanager
-def _no_right_as_read_only(folder: Path) -> Iterator[None]:
-    """Turn the system's refusal to write into a `StoreReadOnly` that names the folder."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
-            fix = "get the right to write there, or name another folder"
-            raise StoreReadOnly("the folder cannot be written", where=str(folder), fix=fix) from error
-        raise
-
-
 def check_writable(folder: Path) -> None:
     """Refuse a folder that nothing could be written to, before the work whose result would go there.
 
@@ -185,13 +197,16 @@ def check_writable(folder: Path) -> None:
 
     Raises:
         StoreReadOnly: the system would let this process write nothing there.
+        DiskFull: no room for any file.
     """
     nearest = Path(folder).absolute()
     while not nearest.exists() and nearest.parent != nearest:
         nearest = nearest.parent
-    with _no_right_as_read_only(folder):
+    with no_room_as_disk_full(folder), no_right_as_read_only(folder):
         if not os.access(nearest, os.W_OK | os.X_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(nearest))
+        # The superuser has every right, even where the file system takes no files.
+        tempfile.TemporaryFile(dir=nearest, prefix=TEMPORARY).close()
 
 
 def append_line(path: Path, line: str) -> None:
@@ -200,9 +215,11 @@ def append_line(path: Path, line: str) -> None:
     Raises:
         DiskFull: no room; the earlier lines are intact.
         StoreError: the path is a link.
+        StoreReadOnly: the file cannot be written.
     """
     with no_room_as_disk_full(path), no_link_error(path):
-        number = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+        with no_right_as_read_only(path.parent):
+            number = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
         with os.fdopen(number, "a", encoding="utf-8") as file:
             file.write(line + "\n")
 
@@ -222,7 +239,7 @@ def exclusive(path: Path, what: str, wait_s: float = 0.0) -> Iterator[None]:
         StoreError: another process holds it still, the path is a link, or the folder is read-only. The lock dies with
             its process, so there are no stale ones.
     """
-    with no_link_error(path), _no_right_as_read_only(path.parent):
+    with no_link_error(path), no_right_as_read_only(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
         number = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
     try:

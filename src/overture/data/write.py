@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from overture.core.errors import ConfigError
-from overture.core.files import TEMPORARY, check_writable, fsync_dir, no_room_as_disk_full
+from overture.core.files import TEMPORARY, check_writable, fsync_dir, no_right_as_read_only, no_room_as_disk_full
 from overture.core.packages import install
 
 WRITTEN_SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
@@ -29,6 +29,7 @@ def check_output(path: Path, is_forced: bool, reads: Sequence[Path] = ()) -> Non
     Raises:
         ConfigError: its suffix is unknown, its folder is missing, it is read from, it exists, or pyarrow is missing.
         StoreReadOnly: its folder cannot be written.
+        DiskFull: no room for any file.
     """
     suffix = path.suffix.lower()
     if suffix not in WRITTEN_SUFFIXES:
@@ -169,12 +170,13 @@ def written_rows(path: Path, columns: Mapping[str, ColumnType], own_rows: Sequen
 
     Raises:
         DiskFull: no room; what was under the name before is intact.
+        StoreReadOnly: the folder cannot be written.
     """
     temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name}")
     suffix = path.suffix.lower()
     sink: RowSink
     try:
-        with no_room_as_disk_full(path), open(temporary, "wb") as file:
+        with no_room_as_disk_full(path), _opened(temporary) as file:
             if suffix == ".jsonl":
                 sink = _JsonLines(file)
             elif suffix == ".parquet":
@@ -191,10 +193,16 @@ def written_rows(path: Path, columns: Mapping[str, ColumnType], own_rows: Sequen
             sink.close()
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        with no_right_as_read_only(path.parent):
+            os.replace(temporary, path)
         fsync_dir(path.absolute().parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _opened(path: Path) -> io.BufferedWriter:
+    with no_right_as_read_only(path.parent):
+        return open(path, "wb")
 
 
 def _cell(value: Any) -> Any:

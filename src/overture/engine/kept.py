@@ -17,7 +17,7 @@ from importlib.metadata import version
 import torch
 from torch import Tensor
 
-from overture.core.errors import ArtifactError, DiskFull
+from overture.core.errors import ArtifactError, DiskFull, StoreReadOnly
 from overture.core.kept_files import KeptFiles
 from overture.core.rows import Element
 from overture.core.sealed import read_sealed, write_sealed
@@ -85,7 +85,7 @@ class KeptGroups:
                 return False
             tensors = {str(number): entry for number, entry in enumerate(entries)}
             write_sealed(self.files.path_of(key), tensors, is_private=True)
-        except (DiskFull, OSError) as error:
+        except (DiskFull, StoreReadOnly, OSError) as error:
             self.files.is_full = True
             self._notify(f"inputs are not kept for later runs ({error})")
             return False

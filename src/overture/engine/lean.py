@@ -17,7 +17,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from overture.core.errors import DiskFull
+from overture.core.errors import DiskFull, StoreReadOnly
 from overture.core.files import cache_dir, write_json
 
 _ABSENT = (
@@ -97,7 +97,7 @@ def _cached_scan(scan: Callable[[str | Path], Any]) -> Callable[[str | Path], An
                 return _decoded(cached["names"])
         names = scan(place)
         # Where they cannot be cached they are scanned again next time.
-        with suppress(OSError, DiskFull):
+        with suppress(OSError, DiskFull, StoreReadOnly):
             write_json(cache_dir() / "transformers.json", {"state": state, "names": _encoded(names)})
         return names
 

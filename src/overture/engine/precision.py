@@ -13,7 +13,7 @@ import torch
 from pydantic import Field, TypeAdapter
 from torch.nn.functional import linear
 
-from overture.core.errors import DiskFull
+from overture.core.errors import DiskFull, StoreReadOnly
 from overture.core.files import cache_dir, write_json
 from overture.core.records.base import Record
 
@@ -67,7 +67,7 @@ def matrix_rates() -> Rates:
     if key not in rates_of:
         rates_of[key] = _rates()
         # Where they cannot be cached they are measured again next time.
-        with contextlib.suppress(OSError, DiskFull):
+        with contextlib.suppress(OSError, DiskFull, StoreReadOnly):
             write_json(cache_dir() / "rates.json", _Memo.dump_python(rates_of, mode="json"))
     return rates_of[key]
 

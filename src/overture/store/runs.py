@@ -18,8 +18,15 @@ from typing import TYPE_CHECKING, TypeVar, cast
 from pydantic import BaseModel
 
 from overture.core.config import validated
-from overture.core.errors import DiskFull, Diverged, StoreError, UserError
-from overture.core.files import append_line, exclusive, sweep_temporaries, write_json
+from overture.core.errors import DiskFull, Diverged, StoreError, StoreReadOnly, UserError
+from overture.core.files import (
+    append_line,
+    exclusive,
+    no_right_as_read_only,
+    no_room_as_disk_full,
+    sweep_temporaries,
+    write_json,
+)
 from overture.core.records.base import Options, read_record
 from overture.core.records.events import EVENTS, Event, Listener, NoticeEvent, ProgressEvent, StartEvent, ignore
 from overture.core.records.runs import (
@@ -83,18 +90,23 @@ class Run:
             file: the task file, for commands that use it again.
             rows: the rows that it begins with.
             model: fingerprints of the model that it begins with.
+
+        Raises:
+            DiskFull: no room for the folder.
+            StoreReadOnly: the folder of all runs cannot be written.
         """
-        runs.mkdir(parents=True, exist_ok=True)
         number = 1 + max(
             (int(tail) for path in runs.glob(f"{name}-*") if (tail := path.name[len(name) + 1 :]).isdigit()), default=0
         )
-        while True:
-            folder = runs / f"{name}-{number}"
-            try:
-                folder.mkdir()
-                break
-            except FileExistsError:
-                number += 1
+        with no_room_as_disk_full(runs), no_right_as_read_only(runs):
+            runs.mkdir(parents=True, exist_ok=True)
+            while True:
+                folder = runs / f"{name}-{number}"
+                try:
+                    folder.mkdir()
+                    break
+                except FileExistsError:
+                    number += 1
         created_at = datetime.now(UTC).isoformat(timespec="seconds")
         request = RunRequest(
             kind=kind,
@@ -229,11 +241,11 @@ class Run:
         try:
             with self._lock():
                 return False
-        except StoreError:
-            return True
-        except OSError:
+        except (StoreReadOnly, OSError):
             # A store that cannot be written is worked on by nobody.
             return False
+        except StoreError:
+            return True
 
     def carried_out(self, work: Callable[[], Result], is_new: bool = False) -> Result:
         """Do the run's work as its only process, and keep how it stands and how it ended.
