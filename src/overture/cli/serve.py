@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import json
-import shlex
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -375,11 +374,11 @@ def _say_reasons(title: str, reasons: dict[str, str], total: str = "") -> None:
 def _example(registry: "Registry", address: Address, ref: str) -> str:
     """A request that the prompt answers."""
     from overture.server.security import LOCAL
-    from overture.store.usage import PLAIN, sample_input
+    from overture.store.usage import PLAIN, curl_command, sample_input
 
     manifest = registry.served(ref, LOCAL).manifest
     sample = sample_input(manifest.task) if manifest else PLAIN
     row = json.dumps(sample) if sample == PLAIN else sample
-    body = shlex.quote(f'{{"prompt": "{ref.partition("@")[0]}", "inputs": [{row}]}}')
+    body = f'{{"prompt": "{ref.partition("@")[0]}", "inputs": [{row}]}}'
     key = ' -H "Authorization: Bearer $KEY"' if address.has_keys else ""
-    return f"curl {address.url}/v1/predict -H content-type:application/json{key} -d {body}"
+    return curl_command(f"curl {address.url}/v1/predict -H content-type:application/json{key}", body)

@@ -185,7 +185,8 @@ def no_group(task: TaskFile, row: Row) -> str:
     return ""
 
 
-_SOME = {"image": "some.png", "audio": "some.wav"}
+SAMPLE_FILES = {"image": "some.png", "audio": "some.wav"}
+"""Names of files in made-up rows, by what they hold."""
 
 
 def some_texts(task: TaskFile) -> dict[str, Any]:
@@ -194,7 +195,7 @@ def some_texts(task: TaskFile) -> dict[str, Any]:
     for column, entry in map(column_of, task.fields):
         earlier = texts.get(column)
         count = max(entry + 1, len(earlier) if isinstance(earlier, list) else 0) if entry is not None else 0
-        words = _SOME.get(task.media.get(column, ""), "some text")
+        words = SAMPLE_FILES.get(task.media.get(column, ""), "some text")
         texts[column] = [words] * count or words
     return texts
 

@@ -7,9 +7,11 @@ from typing import Any
 
 from overture.core.config import validated
 from overture.core.errors import OvertureError
+from overture.data.kind import SAMPLE_FILES
 from overture.data.task import Task
 
 PLAIN = "some text"
+_MEDIA_TYPES = {"image": "image/png", "audio": "audio/wav"}
 
 
 def sample_input(task: Mapping[str, Any]) -> str:
@@ -24,6 +26,26 @@ def sample_input(task: Mapping[str, Any]) -> str:
     except OvertureError:
         return PLAIN
     return PLAIN if [*row.values()] == [PLAIN] else json.dumps(row)
+
+
+def curl_command(head: str, body: str) -> str:
+    """The command that sends JSON to a server.
+
+    A server reads no file by its name, so files of a made-up row are sent as data URIs. They go through a pipe, since
+    a file soon is longer than one argument of a command may be.
+
+    Args:
+        head: ``curl`` with its address and headers.
+        body: the JSON.
+    """
+    for modality, name in SAMPLE_FILES.items():
+        file = json.dumps(name)
+        if file in body:
+            escaped = body.replace("\\", "\\\\").replace("%", "%%")
+            template = escaped.replace(file, f'"data:{_MEDIA_TYPES[modality]};base64,%s"')
+            contents = f""" "$(base64 < {name} | tr -d '\\n')\"""" * body.count(file)
+            return f"printf {shlex.quote(template)}{contents} | {head} -d @-"
+    return f"{head} -d {shlex.quote(body)}"
 
 
 def predict_command(ref: str, task: Mapping[str, Any], flag: str = "") -> str:

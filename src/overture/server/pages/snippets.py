@@ -9,7 +9,7 @@ from pydantic import JsonValue
 
 from overture.server.registry import Served
 from overture.server.service import Row, row_of
-from overture.store.usage import PLAIN, sample_input
+from overture.store.usage import PLAIN, curl_command, sample_input
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,8 +93,8 @@ def _command(prompt: Served, row: Row, where: Address) -> str:
 def _curl(where: Address, path: str, body: dict[str, JsonValue]) -> str:
     key = ' -H "Authorization: Bearer $KEY"' if where.has_keys else ""
     is_stream = " -N" if body.get("stream") else ""
-    data = shlex.quote(json.dumps(body, ensure_ascii=False))
-    return f"curl{is_stream} {where.url}{path} -H content-type:application/json{key} \\\n  -d {data}"
+    head = f"curl{is_stream} {where.url}{path} -H content-type:application/json{key} \\\n "
+    return curl_command(head, json.dumps(body, ensure_ascii=False))
 
 
 def _library(names: Sequence[str], row: Row, where: Address) -> str:
