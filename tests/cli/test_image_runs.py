@@ -129,18 +129,27 @@ def test_a_search_chooses_among_prompts_for_images(task, overture):
     assert "rows of texts" in words.err
 
 
-@pytest.mark.parametrize("keep", ["prompt", "winner"])
-def test_an_explanation_shows_where_images_speak_for_their_labels(task, overture, keep):
-    done = overture("tune", task, "--length", 2, "--set", "train.epochs=1", "--set", f"keep={keep}", "--json")
+def test_a_probe_is_not_explained_as_a_prompt(task, overture):
+    done = overture("tune", task, "--length", 2, "--set", "train.epochs=1", "--json")
+    assert done.json["kept"]["what"] == "probe"
+    refused = overture("explain", "colours@1")
+    assert refused.code == 2
+    assert "linear probe" in refused.err
+    assert "loading" not in refused.err
+
+
+def test_an_explanation_shows_where_images_speak_for_their_labels(task, overture):
+    done = overture("tune", task, "--length", 2, "--set", "train.epochs=1", "--set", "keep=prompt", "--json")
     assert done.code == 0, done.err
     explained = overture("explain", "colours@1", "--rows", 4, "--texts", 2, "--json")
     assert explained.code == 0, explained.err
     heat = explained.json["texts"][0]
     assert (len(heat["words"]), heat["columns"]) == (36, 6)
     assert heat["words"][7]["word"] == "row 2, column 2"
-    # A probe is its own label vectors: without it nothing else is left.
     is_same = [word["without"] == pytest.approx(word["with_prompt"], abs=1e-5) for word in heat["words"]]
-    assert all(is_same) == (keep == "winner")
+    assert not all(is_same)
+    (check,) = [check for check in explained.json["checks"] if check["name"] == "tiles"]
+    assert "words" not in check["text"]
     assert any("label vectors alone" in notice for notice in explained.json["notices"])
     page = Path(explained.json["page"]).read_text(encoding="utf-8")
     assert "Piece by piece" in page

@@ -53,6 +53,11 @@ def test_from_a_folder_to_predictions(family, sounds, tmp_path, overture):
     assert done.code == 0, done.err
     place = "after" if family == "whisper" else "memory"
     assert done.json["place"] == place
+    if family == "whisper":
+        explained = overture("explain", "tones@1", "--rows", "4", "--texts", "2", "--json")
+        assert explained.code == 0, explained.err
+        (check,) = [check for check in explained.json["checks"] if check["name"] == "stretches of sound"]
+        assert "words" not in check["text"]
     low = sounds / "test" / "low"
     answer = overture("predict", "tones@1", str(low / "0.wav")).json
     assert (answer["row"], answer["label"] in ("low", "high")) == ({"audio": str(low / "0.wav")}, True)
@@ -104,6 +109,10 @@ def test_words_of_sounds_are_learnt_and_scored_by_their_errors(sounds, tmp_path,
     assert done.json["metric"] == "word_accuracy"
     scores = done.json["metrics"]["test"]
     assert scores["wer"]["value"] == pytest.approx(1 - scores["word_accuracy"]["value"])
+    explained = overture("explain", "words@1")
+    assert explained.code == 2
+    assert "transcription" in explained.err
+    assert "loading" not in explained.err
     # The model knows one language alone.
     refused = overture("tune", "words.yaml", "--set", "language=de")
     assert refused.code == 2

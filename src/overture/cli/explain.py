@@ -23,7 +23,7 @@ from overture.core.errors import ConfigError, StoreReadOnly
 from overture.core.files import check_writable
 from overture.core.records.data import DataNotice, notice_texts
 from overture.core.records.events import NoticeEvent, as_notices, as_progress
-from overture.jobs.wording.options import ExplainConfig
+from overture.jobs.wording.options import ExplainConfig, check_explained
 
 if TYPE_CHECKING:
     from overture.core.records.explain import Explanation
@@ -55,6 +55,7 @@ def command(
     config = validated(ExplainConfig, flag_values.of(ExplainConfig), "overture explain")
     prompt_store = open_store(store)
     folder, manifest, task = stored_prompt(prompt_store, prompt)
+    check_explained(folder, manifest, task.kind)
     target = page or Path(f"{manifest.name}-explained.html")
     if target.is_dir() or not target.absolute().parent.is_dir():
         raise ConfigError("the page cannot be written", where="--page", got=str(target), wanted="a file's path")

@@ -6,7 +6,7 @@ and sounds, so this works for every model family.
 Source: Zeiler and Fergus 2014, "Visualizing and Understanding Convolutional Networks", section 4.2.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -18,6 +18,8 @@ TILES = 6
 """Tiles of an image in each direction."""
 STRETCHES = 16
 """Stretches of a sound."""
+PIECES: Mapping[str, str] = {"image": "tiles", "audio": "stretches of sound"}
+"""Words for the pieces, by modality."""
 
 
 @dataclass(frozen=True, slots=True)

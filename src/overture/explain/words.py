@@ -49,12 +49,17 @@ class Occluded:
     losses_of: Callable[[Sequence[Sequence[int]]], Tensor]
 
 
-def words_check(rows: Sequence[Occluded], seed: int) -> Check:
+def words_check(rows: Sequence[Occluded], seed: int, pieces: str = "words") -> Check:
     """Check that the most important pieces matter more to the answer under the prompt than random ones.
 
     Comprehensiveness is the log-likelihood lost without the first 10, 20 and 50% of the pieces, sufficiency the loss
     with them alone (DeYoung et al. 2020, "ERASER"). Raw values do not compare between models or prompts (Edin et al.
     2024, "Normalized AOPC"), so both stand beside those of random orders.
+
+    Args:
+        rows: occluded rows.
+        seed: of the random orders.
+        pieces: the word for the pieces, which names the check too.
     """
     random, gains, row_values = Random(seed), [], []
     for row in rows:
@@ -71,15 +76,15 @@ def words_check(rows: Sequence[Occluded], seed: int) -> Check:
         gains.append(float(losses_ODS[0, 0] - losses_ODS[1:, 0].mean()))
         row_values.append((*losses_ODS[0].tolist(), *losses_ODS[1:].mean(0).tolist()))
     if len(gains) < 2:
-        return Check(name="words", passed=None, text=f"too few rows of at least {_FEWEST_PIECES} words")
+        return Check(name=pieces, passed=None, text=f"too few rows of at least {_FEWEST_PIECES} {pieces}")
     gain = mean_of(gains)
     without_first, first_alone, without_random, random_alone = [
         fmean(column) for column in zip(*row_values, strict=True)
     ]
     text = (
-        f"leaving out the words that are named first costs the answer {without_first:.3f} nats, random words "
+        f"leaving out the {pieces} that are named first costs the answer {without_first:.3f} nats, random {pieces} "
         f"{without_random:.3f}; the difference is {gain.value:.3f} ({gain.low:.3f} to {gain.high:.3f}) on {gain.n} "
-        f"rows; wanted: above 0. With the named words alone it loses {first_alone:.3f}, with random ones "
+        f"rows; wanted: above 0. With the named {pieces} alone it loses {first_alone:.3f}, with random ones "
         f"{random_alone:.3f}"
     )
-    return Check(name="words", passed=gain.low > 0, value=gain.value, text=text)
+    return Check(name=pieces, passed=gain.low > 0, value=gain.value, text=text)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from overture.core.contracts import RowMethod
-from overture.core.errors import BackboneError, ConfigError, StoreError
+from overture.core.errors import BackboneError, StoreError
 from overture.core.injection import Injection
 from overture.core.media import Media
 from overture.core.meter import Meter
@@ -43,12 +43,12 @@ from overture.evaluate.source import predicts_words, prompt_source
 from overture.explain.checks import agreement, completeness, deletion, randomisation, seed_stability
 from overture.explain.flips import flip_counts, slices
 from overture.explain.gradients import integrated
-from overture.explain.media import media_pieces
+from overture.explain.media import PIECES, media_pieces
 from overture.explain.parts import changes_of, drops_of, mean_of, scores_without
 from overture.explain.shift import label_shifts, shift_likeness, shifted_words, vocabulary_shift
 from overture.explain.words import Occluded, pieces_of, without, words_check
 from overture.hard.scorer import Refused, TextScorer
-from overture.jobs.wording.options import ExplainConfig
+from overture.jobs.wording.options import ExplainConfig, check_compared
 from overture.prompt.pack import prompt_from
 from overture.store.artifact import load_artifact
 from overture.store.runs import run_of
@@ -126,10 +126,7 @@ class _Explainer:
     def run(self) -> Explanation:
         """All parts of the explanation."""
         handle, task, meter = self.handle, self.handle.task, Meter(self.handle.backbone.device.type)
-        if task.kind != "classification":
-            raise ConfigError(
-                "an explanation compares the likelihood of labels", where="kind", got=task.kind, wanted="classification"
-            )
+        check_compared(task.kind)
         rows, notices = self._sample()
         encoded = handle.encoder.encode(rows)
         cache = None if handle.has_adapter else InputCache()
@@ -401,6 +398,7 @@ class _Explainer:
         heats: list[TextHeat] = []
         occlusions: list[Occluded] = []
         room = _WORD_TOKENS
+        pieces = next((PIECES[modality] for modality in self.handle.task.media.values()), "words")
         for number in turns:
             if len(heats) >= self.config.texts and (room <= 0 or len(heats) >= _MOST_WORD_ROWS):
                 break
@@ -411,9 +409,9 @@ class _Explainer:
             occlusions.append(row)
             room -= len(heat.words) * num_tokens
             share_done = max(len(heats) / _MOST_WORD_ROWS, 1 - room / _WORD_TOKENS)
-            self.progress("leaving out the texts' words", min(99, round(100 * share_done)), 100)
-        check = words_check(occlusions, derived_seed(self.config.seed, "words") % 2**31)
-        self.progress("leaving out the texts' words", 100, 100)
+            self.progress(f"leaving out the rows' {pieces}", min(99, round(100 * share_done)), 100)
+        check = words_check(occlusions, derived_seed(self.config.seed, "words") % 2**31, pieces)
+        self.progress(f"leaving out the rows' {pieces}", 100, 100)
         return heats[: self.config.texts], check
 
     def _heat(

@@ -1,5 +1,6 @@
 """Options of the search for a prompt of words; imports no torch."""
 
+from pathlib import Path
 from typing import Annotated, Self
 
 from pydantic import Field, StringConstraints, model_validator
@@ -10,6 +11,11 @@ from overture.engine.options import DType
 from overture.hard.proposers.registry import DEFAULTS, check_source
 from overture.jobs.run.request import check_no_adapter
 from overture.jobs.search.options import SearchRequest
+from overture.store.artifact import tensor_names
+from overture.store.manifest import Manifest
+
+_OF_LABELS = {"labels", "label_bias"}
+"""Tensors of label vectors."""
 
 Source = Annotated[str, StringConstraints(min_length=1)]
 ExampleSets = Annotated[
@@ -120,6 +126,35 @@ class TranslateConfig(Config):
     def chosen(self) -> tuple[str, ...]:
         """The proposers that are used."""
         return self.sources or ("corpus", "own", "edits", "gradient", "examples", "words")
+
+
+def check_compared(kind: str) -> None:
+    """Refuse a kind of task whose answers are not labels.
+
+    Raises:
+        ConfigError: of any other kind than classification.
+    """
+    if kind != "classification":
+        raise ConfigError(
+            "an explanation compares the likelihood of labels", where="kind", got=kind, wanted="classification"
+        )
+
+
+def check_explained(folder: Path, manifest: Manifest, kind: str) -> None:
+    """Refuse what cannot be explained, before a model is loaded: other answers than labels, and a linear probe.
+
+    Raises:
+        ConfigError: the answers are no labels, or there are label vectors alone, without a prompt beside them.
+        ArtifactError: the prompt's file is damaged.
+    """
+    check_compared(kind)
+    if manifest.text is None and set(tensor_names(folder, manifest)) <= _OF_LABELS:
+        raise ConfigError(
+            "this is a linear probe, so there is no prompt to explain",
+            where=manifest.ref,
+            got="label vectors alone; tune keeps them where it cannot show that a prompt is better",
+            fix=f"tune with --set keep=prompt to keep the prompt; overture errors {manifest.ref} shows wrong answers",
+        )
 
 
 def check_request(config: HardRequest) -> None:
