@@ -68,6 +68,10 @@ def test_from_folders_to_answers(task, pictures, overture, method, place):
 def test_a_probe_is_kept_where_a_prompt_is_not_shown_to_be_better(task, overture, tmp_path):
     done = overture("tune", task, "--method", "deep", "--length", 2, "--set", "train.epochs=1", "--json")
     assert done.code == 0, done.err
+    lines = (Path(done.json["folder"]).parents[2] / "runs" / done.json["run"] / "events.jsonl").read_text().splitlines()
+    (plan,) = [event for event in map(json.loads, lines) if event.get("steps")]
+    # An encoder reads no examples, so none are in the plan.
+    assert [step["what"].partition(" ")[0] for step in plan["steps"]] == ["train", "measure"]
     kept = done.json["kept"]
     # Eight validation rows show nothing.
     assert kept["what"] == "probe"

@@ -59,10 +59,15 @@ def plan_of(work: Work, model: PromptedModel, is_measured: bool) -> PlanEvent:
     if not is_measured:
         alone = seconds * (tokens(scored) + answer_tokens * len(scored))
         steps.append(PlanStep(what="measure the model without a prompt", seconds=alone))
-        if config.shots:
+        if compares_examples(work):
             examples = _BEHIND_EXAMPLES * seconds * sum(row.num_tokens + answer_tokens for row in scored)
             steps.append(PlanStep(what=f"measure it with {config.shots} examples", seconds=examples))
     return PlanEvent(steps=steps)
+
+
+def compares_examples(work: Work) -> bool:
+    """Whether the model is measured with examples too: they are wanted, it keeps them, and the rows can be shown."""
+    return bool(work.config.shots) and work.backbone.family.kind == "decoder" and work.task.has_shots
 
 
 def _weighted(rows: Sequence[Encoded]) -> str:

@@ -23,7 +23,7 @@ from overture.jobs.run.tracked import tracked
 from overture.jobs.run.where import HERE, Where
 from overture.jobs.run.work import SPLITS, Work, metrics_of, new_run, read_material, taken_up, work_on
 from overture.jobs.tune.ladder import PROBE, chosen_probe, facts_of, has_ladder, prompt_of, with_read_layer
-from overture.jobs.tune.plan import plan_of
+from overture.jobs.tune.plan import compares_examples, plan_of
 from overture.jobs.tune.result import finished
 from overture.jobs.tune.seeds import seed_results
 from overture.prompt.caption_options import CAPTION
@@ -144,7 +144,7 @@ def _result(work: Work, where: Where) -> TuneResult | StoppedRun:
         if not is_measured and not any(seed.status == "interrupted" for seed in seeds):
             run.event(StageEvent(number=2))
             no_prompt = _beside_probe(work) if has_ladder(work) else Controls(no_prompt=_without_prompt(work))
-            if config.shots:
+            if compares_examples(work):
                 run.event(StageEvent(number=3))
             controls = no_prompt.model_copy(update={"in_context": _in_context(work)})
             run.write(_CONTROLS, controls)
