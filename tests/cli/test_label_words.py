@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM
 
 from fakes import make_inner_tokenizer
 from overture.hard import label_words as study
+from overture.jobs.search import words as words_module
 
 OWN = {"good": "ab", "bad": "ec"}
 
@@ -73,6 +74,19 @@ def test_validation_rows_choose_and_the_command_tunes_with_the_choice(task, over
     assert done.code == 0, done.err
     prompt = overture("show", done.json["prompt"], "--json").json
     assert prompt["manifest"]["task"]["labels"] == found["wordings"][0]["labels"]
+
+
+def test_where_the_task_s_own_words_win_the_command_repeats_none(task, overture, monkeypatch):
+    def own_first(*words, **options):
+        result = measured(*words, **options)
+        wordings = sorted(result.wordings, key=lambda wording: wording.name != "task file")
+        return result.model_copy(update={"wordings": wordings})
+
+    measured = words_module.words
+    monkeypatch.setattr(words_module, "words", own_first)
+    shown = overture("words", task)
+    assert shown.code == 0, shown.err
+    assert shown.out.rstrip().endswith(f"overture tune {task}")
 
 
 def test_every_assignment_is_climbed_to_where_no_single_word_helps():

@@ -3,7 +3,7 @@
 import json
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from overture.core.records.search import WordsResult
 
 _SHOWN_WORDS = 6
+_OF_TASK = "task file"
+"""The name of the task's own words."""
 
 
 @with_flags(BACKBONE, flag(WordsConfig, "words"), flag(WordsConfig, "pool"))
@@ -50,13 +52,14 @@ def command(
     if is_json:
         emit(result.dump())
     else:
-        _show(result, _tune_command(task, flags.get("backbone"), settings or [], result.wordings[0].labels))
+        best = result.wordings[0]
+        more = [] if best.name == _OF_TASK else [f"labels={json.dumps(best.labels, ensure_ascii=False)}"]
+        _show(result, _tune_command(task, flags.get("backbone"), [*(settings or []), *more]))
 
 
-def _tune_command(task: Path, backbone: str | None, settings: list[str], labels: dict[str, Any]) -> str:
-    labels_json = json.dumps(labels, ensure_ascii=False)
+def _tune_command(task: Path, backbone: str | None, settings: list[str]) -> str:
     words = ["overture", "tune", str(task), *(["--backbone", backbone] if backbone else [])]
-    words += [word for setting in [*settings, f"labels={labels_json}"] for word in ("--set", setting)]
+    words += [word for setting in settings for word in ("--set", setting)]
     return shlex.join(words)
 
 
@@ -98,7 +101,7 @@ def _show(result: "WordsResult", command_line: str) -> None:
     show_text(out, f"{result.rows['train']} training rows, {seconds_text(result.seconds)}.")
     show_notes(out, result.notices)
     show_text(out, "The best words of the table are chosen on these rows, so their score is a little too good.")
-    is_task_file = result.wordings[0].name == "task file"
+    is_task_file = result.wordings[0].name == _OF_TASK
     show_next(
         "Next:" if is_task_file else "These scores are without training. What the words are worth after it:",
         [command_line],
