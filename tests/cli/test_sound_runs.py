@@ -60,6 +60,8 @@ def test_from_a_folder_to_predictions(family, sounds, tmp_path, overture):
         assert "words" not in check["text"]
     low = sounds / "test" / "low"
     answer = overture("predict", "tones@1", str(low / "0.wav")).json
+    # A line of a sound's file means nothing.
+    assert answer["where"] == str(low / "0.wav")
     assert (answer["row"], answer["label"] in ("low", "high")) == ({"audio": str(low / "0.wav")}, True)
     of_folder = overture("predict", "tones@1", str(low), "-o", "out.csv")
     assert of_folder.code == 0, of_folder.err

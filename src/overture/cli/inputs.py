@@ -86,7 +86,7 @@ def media_of(texts: Sequence[str], tasks: Sequence[Task]) -> Inputs | None:
             names = []
         if not names:
             raise DataError(f"no {PLURALS[modality]}", where=text, wanted=", ".join(MEDIA_SUFFIXES[modality]))
-        rows = [Row(dict.fromkeys(fields, name), 1, str(Path(root) / name), root) for root, name in names]
+        rows = [Row(dict.fromkeys(fields, name), 0, str(Path(root) / name), root) for root, name in names]
         inputs.rows.extend(rows)
     return inputs
 

@@ -22,7 +22,7 @@ class Row:
 
     Args:
         fields: all its fields, by name.
-        line: its line in the file, from 1.
+        line: its line in the file, from 1; 0 where the file is the row, as that of a picture is.
         file: the file or data set.
         root: the folder in which files that its fields name lie; empty where none may be read.
         content: digests of its images and sounds, whatever their files are called.
@@ -36,8 +36,8 @@ class Row:
 
     @property
     def where(self) -> str:
-        """``file:line``."""
-        return f"{self.file}:{self.line}"
+        """``file:line``, or the file where it is the row."""
+        return f"{self.file}:{self.line}" if self.line else self.file
 
 
 def missing_field(name: str, where: str, fields: Sequence[str], option: str = "") -> Problem:
