@@ -1,7 +1,9 @@
 """Runs and prompts after their data or their model changed: refused before any work, with what changed and the fix."""
 
 import json
+import os
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -144,6 +146,19 @@ def test_what_reads_a_run_s_rows_again_refuses_others(make_task, overture, tmp_p
     # Training rows have no part in a score.
     appended(tmp_path / "train.jsonl")
     assert overture("eval", "mood").code == 0
+
+
+@pytest.mark.parametrize("command", ["eval", "explain"])
+def test_a_file_that_changed_is_named_with_the_command_that_reads_another(tuned, overture, tmp_path, command) -> None:
+    for name, days in (("test.jsonl", 1), ("train.jsonl", 0)):
+        appended(tmp_path / name)
+        written_at = time.time() + 86_400 * days
+        os.utime(tmp_path / name, (written_at, written_at))
+    done = overture(command, "mood@1", "--json")
+    assert (done.code, done.json["error"]) == (2, "DataError")
+    assert done.json["fix"].endswith(f"overture {command} mood@1 FILE")
+    named = [problem.partition(": ")[0] for problem in done.json["problems"]]
+    assert named == ["test", str(tmp_path / "test.jsonl")]
 
 
 def test_a_run_of_an_older_version_goes_on_and_says_so(kill, overture, tmp_path) -> None:

@@ -70,7 +70,7 @@ def command(
         split = "data"
         rows, notices = rows_of_file(task, data)
     else:
-        split, rows = rows_of_run(prompt_store, manifest, "")
+        split, rows = rows_of_run(prompt_store, manifest, "", "explain")
     check_scorable(task, rows)
     loading()
 

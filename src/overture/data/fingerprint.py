@@ -3,9 +3,12 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
 
 from overture.core.errors import DataError, Problem
 from overture.core.records.runs import SplitFacts
+from overture.data.media.read import modality_of
 from overture.data.row import Row
 from overture.data.splits import Splits
 from overture.data.task import DataConfig
@@ -34,7 +37,32 @@ def facts_of_splits(splits: Splits) -> dict[str, SplitFacts]:
     return {name: facts_of(getattr(splits, name)) for name in SPLITS}
 
 
-def check_rows(before: Mapping[str, SplitFacts], now: Mapping[str, SplitFacts], data: DataConfig, fix: str) -> None:
+def newer_files(rows: Sequence[Row], since: datetime) -> list[str]:
+    """The files of rows, and those that their fields name, that were written after a time."""
+    named_files = (
+        Path(row.root, value)
+        for row in rows
+        if row.root
+        for value in row.fields.values()
+        if isinstance(value, str) and modality_of(value)
+    )
+    files = dict.fromkeys([*(Path(row.file) for row in rows), *named_files])
+    # The time has whole seconds: a file that was written in the same one is no newer.
+    return [str(file) for file in files if file.is_file() and _written_at(file) >= since.timestamp() + 1]
+
+
+def _written_at(file: Path) -> float:
+    """When a file's content or name changed: a file that was copied may keep the time of its content."""
+    return max(file.stat().st_mtime, file.stat().st_ctime)
+
+
+def check_rows(
+    before: Mapping[str, SplitFacts],
+    now: Mapping[str, SplitFacts],
+    data: DataConfig,
+    fix: str,
+    newer: Sequence[str] = (),
+) -> None:
     """Refuse rows that are not those that a run began with.
 
     Args:
@@ -42,6 +70,7 @@ def check_rows(before: Mapping[str, SplitFacts], now: Mapping[str, SplitFacts], 
         now: of the splits that are used now.
         data: says where the rows are.
         fix: what to do.
+        newer: files that were written since, which may be the reason.
 
     Raises:
         DataError: names each split that differs, and how.
@@ -52,6 +81,7 @@ def check_rows(before: Mapping[str, SplitFacts], now: Mapping[str, SplitFacts], 
         if name in before and before[name] != facts
     ]
     if problems:
+        problems += [Problem(file, "written since the run began") for file in newer]
         sources = [getattr(data, name) for name in ("path", "train", "validation", "test", "dataset")]
         raise DataError(
             "the data has changed since the run began",
