@@ -15,7 +15,9 @@ from overture.prompt.registry import method_of
 
 
 @pytest.mark.parametrize(
-    "command", [[], ["tune"], ["predict"], ["compare"], ["search"], ["export"], ["init"], ["eval"]], ids=" ".join
+    "command",
+    [[], ["tune"], ["predict"], ["compare"], ["search"], ["export"], ["init"], ["eval"], ["meta"], ["multi"]],
+    ids=" ".join,
 )
 @pytest.mark.parametrize("columns", [40, 80])
 def test_help_fits_the_window(command, columns, monkeypatch) -> None:
@@ -26,7 +28,8 @@ def test_help_fits_the_window(command, columns, monkeypatch) -> None:
     too_long = [line for line in lines if len(line) > columns and not line.startswith("  --")]
     assert too_long == []
     usage = " ".join(lines[:2])
-    assert "{" not in usage
+    assert not {"{", "}"} & {*usage}
+    assert "......" not in usage
     assert "[[" not in usage
     # Where the folder stood before it had a flag.
     assert "DIR" not in usage

@@ -9,6 +9,7 @@ from typer.core import TyperCommand
 
 _NARROW = 60
 _MIN_WIDTH = 20
+_NO_BRACES = str.maketrans("", "", "{}")
 
 
 class _Formatter(typer.Context.formatter_class):  # type: ignore[misc,valid-type]
@@ -43,5 +44,5 @@ class Command(TyperCommand):
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
         """The parts of the usage line after the command's name."""
         parameters = [parameter for parameter in self.get_params(ctx) if not getattr(parameter, "hidden", False)]
-        pieces = [piece.strip("{}") for parameter in parameters for piece in parameter.get_usage_pieces(ctx)]
+        pieces = [piece.translate(_NO_BRACES) for parameter in parameters for piece in parameter.get_usage_pieces(ctx)]
         return ["[OPTIONS]", *pieces]

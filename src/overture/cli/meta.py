@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @with_flags(*(flag(MetaConfig, name) for name in MetaConfig.model_fields), BACKBONE, METHOD, PLACE, LENGTH)
 def command(
-    tasks: Annotated[list[Path], typer.Argument(metavar="TASK.yaml...", help="The tasks to learn from, two at least.")],
+    tasks: Annotated[list[Path], typer.Argument(metavar="TASK.yaml", help="The tasks to learn from, two at least.")],
     flag_values: FlagValues,
     unseen: Annotated[
         list[Path] | None, typer.Option(metavar="TASK.yaml", help="A task to measure the start on only. Repeatable.")

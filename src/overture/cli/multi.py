@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     LENGTH,
 )
 def command(
-    tasks: Annotated[list[Path], typer.Argument(metavar="TASK.yaml...", help="The tasks, two at least.")],
+    tasks: Annotated[list[Path], typer.Argument(metavar="TASK.yaml", help="The tasks, two at least.")],
     flag_values: FlagValues,
     teacher: Annotated[
         list[str] | None,
