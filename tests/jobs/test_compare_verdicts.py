@@ -64,6 +64,19 @@ def test_a_paired_test_alone_is_not_enough() -> None:
     assert advice.next.startswith("Take a")
 
 
+def test_only_ways_without_a_verdict_are_named_as_not_shown_to_be_worse() -> None:
+    import numpy as np
+
+    base = np.random.default_rng(0).random(400)
+    hits_of = {"a": base < 0.72, "b": base < 0.68, "c": base[::-1] < 0.68}
+    cells = [cell(way, 64, seed, right.tolist()) for way, right in hits_of.items() for seed in range(4)]
+    found = summed(cells, [*hits_of])
+    assert [(pair.b, pair.verdict) for pair in found.pairs if pair.a == "a"] == [("b", "better"), ("c", "undecided")]
+    assert set(re.findall(r"\b[abc]\b", found.advice.what)) == {"a", "c"}
+    assert "b is worse by the paired test" in found.advice.why
+    assert set(found.advice.rivals) == {"b", "c"}
+
+
 @pytest.mark.parametrize("names", ["ab", "abc", "abcd", "abcde"])
 def test_every_way_that_was_not_shown_to_be_worse_is_a_rival(names: str) -> None:
     advice = summed(cells_of(dict.fromkeys(names, 0.5)), [*names]).advice

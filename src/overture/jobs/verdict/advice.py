@@ -101,13 +101,13 @@ def _undecided(
     near = [score for score in rivals if best.value - score.value <= margin and not _is_behind(against[score.way])]
     equals = [best, *near]
     by_test = [score for score in rivals if _is_behind(against[score.way])]
+    far = [score for score in rivals if score not in near and score not in by_test]
     if near:
         what = f"{_listed(equals)} score alike; none of them was shown to be better."
-    elif len(by_test) == len(rivals):
+    elif not far:
         what = f"{best.way} is ahead, but not clearly: its interval overlaps with {_listed(rivals)}."
     else:
-        what = f"{best.way} scored highest, but was not shown to be better than {_listed(rivals, 'or')}."
-    far = [score for score in rivals if score not in near and score not in by_test]
+        what = f"{best.way} scored highest, but was not shown to be better than {_listed(far, 'or')}."
     why = [f"{where}: {_named(best)}" + "".join(f", {_named(score)}" for score in near) + "."]
     nearest = (near or far or by_test)[0]
     if pair := against[nearest.way]:
