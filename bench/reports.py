@@ -15,7 +15,8 @@ from overture.jobs.verdict.summary import summary
 from overture.report.compare_page import RESULT, write_report
 
 REPORTS = Path(__file__).parents[1] / "docs" / "reports"
-BEGIN, END = "<!-- reports: written by bench/reports.py -->\n", "<!-- end of reports -->\n"
+VERDICTS = ("<!-- reports: written by bench/reports.py -->\n", "<!-- end of reports -->\n")
+COMMAND_LINES = ("<!-- commands: written by bench/reports.py -->\n", "<!-- end of commands -->\n")
 TASKS = {
     "movie": "Sentiment of film snippets",
     "trec": "Types of questions",
@@ -34,6 +35,15 @@ TASKS = {
     "spoken-questions": "Spoken questions, written down",
     "textile-deep": "Defects in cloth, read in the best layer of an encoder of images",
 }
+COMMANDS = ("movie", "trec", "squad", "squad-minilm", "webnlg", "bbc", "ner", "ner-minilm")
+"""Reports whose commands stand on the page; other pages have the others."""
+
+RATE_COMMANDS = {
+    task: f"overture compare bench/tasks/{task}.yaml --way full --way bitfit:norms --size 64 --seeds 1 "
+    f"--set data.test_rows=300 --set data.validation_rows=128 -o docs/reports/{task}"
+    for task in ("movie", "trec")
+}
+"""What chose the rates of full fine-tuning and BitFit in a report's folder, before its last command."""
 
 
 def summary_of(folder: Path) -> Summary:
@@ -78,25 +88,39 @@ def verdicts() -> str:
     return "\n" + "\n".join(parts) + "\n"
 
 
+def commands() -> str:
+    """The commands that made the reports, from their results."""
+    lines = []
+    for name in COMMANDS:
+        lines += [*filter(None, [RATE_COMMANDS.get(name)]), kept_summary(REPORTS / name).command]
+    return "```sh\n" + "\n".join(lines) + "\n```\n"
+
+
+def with_parts(page: str) -> str:
+    """The page with its generated parts written again."""
+    for (begin, end), text in ((VERDICTS, verdicts()), (COMMAND_LINES, commands())):
+        before, _, rest = page.partition(begin)
+        _, _, after = rest.partition(end)
+        page = f"{before}{begin}{text}{end}{after}"
+    return page
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="Pack comparisons and make their pages again from their cells.")
     parser.add_argument("folders", nargs="*", type=Path, help="of overture compare; docs/reports if none")
-    parser.add_argument(
-        "--check", action="store_true", help="only compare the verdicts of README.md with the summaries"
-    )
+    parser.add_argument("--check", action="store_true", help="only compare README.md with the summaries")
     args = parser.parse_args()
     page_path = REPORTS / "README.md"
-    before, _, rest = page_path.read_text(encoding="utf-8").partition(BEGIN)
-    written, _, after = rest.partition(END)
+    page = page_path.read_text(encoding="utf-8")
     if args.check:
-        if written != verdicts():
+        if with_parts(page) != page:
             sys.exit(f"{page_path} does not say what the summaries say\n  fix: python bench/reports.py")
         return
     for folder in args.folders or sorted(path for path in REPORTS.iterdir() if path.is_dir()):
         if (folder / "cells").exists():
             CellFiles(folder).pack()
         print(write_report(summary_of(folder), folder))
-    page_path.write_text(f"{before}{BEGIN}{verdicts()}{END}{after}", encoding="utf-8")
+    page_path.write_text(with_parts(page), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -11,12 +11,15 @@ from pathlib import Path
 
 import altair as alt
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
 from overture.core.files import write_atomic
 from overture.core.records.base import read_record
 from overture.core.records.compare import Cost, Score, Summary
 from overture.report.charts import WIDE, colour_of, data, png_of, shape_of
 from overture.report.compare_page import RESULT
 from page_parts import marked, table, with_section
+from reports import RATE_COMMANDS
 
 DOCS = Path(__file__).parents[2] / "docs"
 MODELS = {
@@ -120,7 +123,9 @@ def lines(results: dict[str, Summary]) -> list[list[str]]:
 def section(results: dict[str, Summary]) -> str:
     """The chart, the table, and the commands."""
     head = ["model", "way", "rows", "accuracy (95%)", "seeds", "processor s", "trained values", "MB kept"]
-    commands = "\n".join(summary.command for summary in results.values())
+    commands = "\n".join(
+        line for name, summary in results.items() for line in (RATE_COMMANDS.get(name), summary.command) if line
+    )
     return (
         f"![Accuracy over training rows on three models](images/sizes.png)\n\n{table(head, lines(results))}\n\n"
         f"```sh\n{commands}\n```"
