@@ -34,7 +34,7 @@ def grid_text() -> str:
     rows = []
     for name, method in METHODS.items():
         if method.in_captions:
-            rows.append([name, "-", f"{', '.join(method.places)} (CLIP)", "-"])
+            rows.append([name, "-", f"{', '.join(method.places)} (CLIP, SigLIP)", "-"])
             continue
         cells = []
         for kind in KINDS:

@@ -81,7 +81,7 @@ def families_text() -> str:
         "stand among the labels' words in the tower of texts of CLIP and SigLIP ([images.md](images.md)); any other "
         "model refuses them. In encoder-decoders `before`, `slots` and `memory` are in the encoder; `after` is in the "
         "decoder, whose prompt leaves the encoder's output as it is, so that it is kept. Encoders answer label tasks: "
-        "one- token words at a mask, or label vectors (`prompt.labels`). In every cell of the grid, family by family, "
+        "one-token words at a mask, or label vectors (`prompt.labels`). In every cell of the grid, family by family, "
         "`tests/contract/test_grid.py` holds loss and gradients to the untouched model's, with and without kept "
         "inputs, or the refusal to an error with a fix; the other laws hold in a sample of the cells. "
         "`test_vision.py`, `test_captions.py`, `test_vlm.py` and `test_sound.py` beside it hold the laws for images "
@@ -129,8 +129,8 @@ def _few_seeds(cells: Cells) -> str:
     if not pairs:
         return ""
     return (
-        f"Ways whose inputs cannot be kept have one seed: a run takes {min(pairs):.1f} to {max(pairs):.1f} times as "
-        "long as one of the same method at `after`. Where another way has one, its others are still to run."
+        "Most ways whose inputs cannot be kept have fewer seeds: a run takes "
+        f"{min(pairs):.1f} to {max(pairs):.1f} times as long as one of the same method at `after`."
     )
 
 

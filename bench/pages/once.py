@@ -64,8 +64,8 @@ def losses_text(reports: Mapping[str, str]) -> str:
     """
     text = (
         "## Where a prompt is behind LoRA\n\n"
-        "On decoders a prompt fits the training rows as well as LoRA does, with a twentieth of the values: it has room "
-        "enough. Where answers are written or found, its validation loss stops falling earlier and then rises: it "
+        "On decoders a prompt fits the training rows as well as LoRA does, except for names in tweets, with a twentieth "
+        "of the values: it has room enough. Where answers are written or found, its validation loss stops falling earlier and then rises: it "
         "learns the rows by heart. Where rows have labels (question types, below), LoRA's is the higher one. Where an "
         "encoder finds answers, LoRA at its chosen rate fits the rows far better, and is far better on others.\n\n"
         "From the cells of [reports](reports/README.md), at their most training rows: mean over the seeds of the loss "
