@@ -1,9 +1,9 @@
 """Serve a store's prompts from two machines, by Ray Serve; here both machines are nodes on this one.
 
-    overture demo                                       # makes a prompt, movie
+    overture demo                                       # makes a prompt, demo-bank
     .venv-ray/bin/python examples/serve_on_ray.py --store .overture
     curl http://127.0.0.1:8000/v1/predict -H content-type:application/json \\
-        -d '{"prompt": "movie", "inputs": ["A joy."]}'
+        -d '{"prompt": "demo-bank", "inputs": ["Where is my new card?"]}'
 
 On a real cluster, start Ray on each machine (`ray start --head`, `ray start --address HEAD:6379`) and leave out the
 nodes that are made here: `--address auto`. The store and the model lie on storage that all machines see.
