@@ -134,8 +134,8 @@ def effects_text(cells: Cells, studies: Studies) -> str:
     note = (
         "Differences are paired by seed and test row, and their intervals are over both (`t`, Satterthwaite's degrees "
         "of freedom); of one seed, over the test rows alone: another seed may turn it. Every way has five epochs and "
-        "the rate of the table above. Where the paper says that accuracy is kept, we ask that even the worse end of the "
-        f"interval loses no more than {MARGIN:.0%}."
+        "the rate of the table above. Where the paper says that accuracy is kept, we ask that even the worse end of "
+        f"the interval loses no more than {MARGIN:.0%}."
     )
     without = sorted(set(METHODS) - measured)
     rest = f"Not measured this way: {', '.join(f'`{name}`' for name in without)}." if without else ""
