@@ -12,6 +12,7 @@ from overture.core.injection import Injection, Memory
 from overture.engine import attention
 from overture.engine.cache import InputCache
 from overture.engine.prompted import PromptedModel
+from overture.engine.step import Columns, Step
 from vision_fakes import LABELS, image_rows, vision_backbone_of
 
 READ_APART = {"llama": "one token", "gpt2": "several tokens", "qwen2": "one token", "bert": "mask"}
@@ -57,3 +58,17 @@ def test_images_too(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_caps_biases_and_windows_are_heeded(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
     found, copied, _ = both(monkeypatch, prefixed(family), make_rows("several tokens", LENGTHS))
     torch.testing.assert_close(found, copied, rtol=1e-9, atol=1e-9)
+
+
+def test_nothing_is_read_apart_where_keys_or_values_are_trained(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel gives no gradient through its sums: a trained key alone must be enough to leave it."""
+    monkeypatch.setattr(attention, "SHARED_COLUMNS", 1)
+    step = Step(torch.zeros(2, 3, dtype=torch.long), torch.ones(2, 3, dtype=torch.bool))
+    columns = {0: torch.randn(1, 2, 4, 8)}
+    step.memory = [Columns(columns, columns, torch.zeros(1, 4, dtype=torch.long), torch.ones(1, 4, dtype=torch.bool))]
+    query, key, value = torch.randn(3, 2, 2, 3, 8)
+    assert attention._is_read_apart(step, 0, query, key, value, None)
+    for trained in (query, key, value, columns[0]):
+        trained.requires_grad_(True)
+        assert not attention._is_read_apart(step, 0, query, key, value, None)
+        trained.requires_grad_(False)

@@ -55,7 +55,7 @@ def command(
     config = validated(ExplainConfig, flag_values.of(ExplainConfig), "overture explain")
     prompt_store = open_store(store)
     folder, manifest, task = stored_prompt(prompt_store, prompt)
-    check_explained(folder, manifest, task.kind)
+    check_explained(manifest, task.kind)
     target = page or Path(f"{manifest.name}-explained.html")
     if target.is_dir() or not target.absolute().parent.is_dir():
         raise ConfigError("the page cannot be written", where="--page", got=str(target), wanted="a file's path")

@@ -161,7 +161,7 @@ def _unfolded(folded: Tensor, part: Columns, num_rows: int) -> Tensor:
     return regrouped.reshape(num_rows, num_heads, -1, width)
 
 
-def _is_read_apart(step: Step, layer: int, query: Tensor, window: int | None) -> bool:
+def _is_read_apart(step: Step, layer: int, query: Tensor, key: Tensor, value: Tensor, window: int | None) -> bool:
     """Whether all rows read a long memory that is one and the same for all, and nothing is trained."""
     parts, num_rows = step.memory, len(query)
     num_columns = sum(part.keys[layer].shape[2] for part in parts)
@@ -171,7 +171,7 @@ def _is_read_apart(step: Step, layer: int, query: Tensor, window: int | None) ->
     return (
         is_plain
         and all(part.num_memories(layer) == 1 and part.room is None and part.weights is None for part in parts)
-        and not _is_trained(query, *(part.keys[layer] for part in parts))
+        and not _is_trained(query, key, value, *(kept[layer] for part in parts for kept in (part.keys, part.values)))
         and all(bool(part.valid.all()) for part in parts)
     )
 
@@ -290,7 +290,7 @@ def attention(
         return out.transpose(1, 2).contiguous(), None
     mask = overture.weighted(overture.mask(sliding_window, num_groups, query.dtype, is_causal), layer)
     stacked = _stacked(query, key)
-    if softcap is None and _is_read_apart(overture, layer, stacked, sliding_window):
+    if softcap is None and _is_read_apart(overture, layer, stacked, key, value, sliding_window):
         out = _attention_apart(overture, layer, stacked, key, value, mask, scaling)
     elif is_shared(overture.memory, layer, len(query)) or _has_long_frozen_columns(overture, layer, stacked):
         out = _attention_by_parts(overture, layer, stacked, key, value, mask, scaling, softcap)

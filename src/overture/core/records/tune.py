@@ -138,7 +138,8 @@ class TuneResult(Shown, SeedResult, Mistakes):
         """The scores of the prompt and of its controls."""
         split, scores = self.split, []
         if self.no_prompt:
-            scores.append(("no prompt", self.no_prompt.metrics[split][self.metric].text))
+            name = self.no_prompt.plain_name.replace("-", " ")
+            scores.append((name, self.no_prompt.metrics[split][self.metric].text))
         if self.in_context:
             scores.append((f"{self.in_context.shots} examples", self.in_context.metrics[split][self.metric].text))
         tuned = self.metrics[split][self.metric]

@@ -1,6 +1,5 @@
 """Options of the search for a prompt of words; imports no torch."""
 
-from pathlib import Path
 from typing import Annotated, Self
 
 from pydantic import Field, StringConstraints, model_validator
@@ -11,11 +10,7 @@ from overture.engine.options import DType
 from overture.hard.proposers.registry import DEFAULTS, check_source
 from overture.jobs.run.request import check_no_adapter
 from overture.jobs.search.options import SearchRequest
-from overture.store.artifact import tensor_names
 from overture.store.manifest import Manifest
-
-_OF_LABELS = {"labels", "label_bias"}
-"""Tensors of label vectors."""
 
 Source = Annotated[str, StringConstraints(min_length=1)]
 ExampleSets = Annotated[
@@ -140,15 +135,14 @@ def check_compared(kind: str) -> None:
         )
 
 
-def check_explained(folder: Path, manifest: Manifest, kind: str) -> None:
+def check_explained(manifest: Manifest, kind: str) -> None:
     """Refuse what cannot be explained, before a model is loaded: other answers than labels, and a linear probe.
 
     Raises:
         ConfigError: the answers are no labels, or there are label vectors alone, without a prompt beside them.
-        ArtifactError: the prompt's file is damaged.
     """
     check_compared(kind)
-    if manifest.text is None and set(tensor_names(folder, manifest)) <= _OF_LABELS:
+    if manifest.is_probe:
         raise ConfigError(
             "this is a linear probe, so there is no prompt to explain",
             where=manifest.ref,
